@@ -1,0 +1,33 @@
+"""What an evaluation needs of a loaded model, and nothing else."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+Logits = npt.NDArray[np.float32]
+
+
+class Runner(Protocol):
+    """A model in memory, of any format, in any runtime.
+
+    Runners speak token ids only: text never reaches one, so two runtimes cannot tokenize it differently.
+    """
+
+    def logits(self, ids: Ids) -> Iterator[Logits]:
+        """Yield next-token logits for `ids` (shape [tokens]) in consecutive blocks of shape [rows, vocabulary].
+
+        Row i over all blocks predicts ids[i + 1], so the rows add up to tokens - 1. Blocks, because one window of
+        2048 tokens over a 150,000-token vocabulary is 1.2 GB of float32. A block may be overwritten by the next one.
+        """
+        ...
+
+    def generate(self, prompt: Ids, new_tokens: int) -> Iterator[int]:
+        """Yield exactly `new_tokens` greedy tokens, each as soon as it is known; end-of-sequence does not stop it.
+
+        The key-value cache is used, so the first token costs the prefill and every later one a decode step.
+        Stopping for no token keeps the work equal over formats.
+        """
+        ...

@@ -1,0 +1,97 @@
+"""The doors that every backend's room has. A recipe *is* the room's front: a frozen model with these methods.
+
+Heavy imports (torch, gptqmodel, onnxruntime_genai, llama_cpp) live behind the doors, inside the functions, so that
+params.yaml validates in a fraction of a second.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from evals.runner import Runner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """One thing this machine lacks, and how to get it."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What a build tells beside the files it wrote."""
+
+    tools: dict[str, str]
+    """Name and version of each tool whose change could change the bytes."""
+    notes: tuple[str, ...] = ()
+    """What differs from what was asked for: tensors that fell back to another type, modules rounded to nearest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tensor:
+    """One stored tensor as the structural checks see it."""
+
+    name: str
+    values: npt.NDArray[Any]
+    """Dequantized floats, or, for packed weights, the stored integers."""
+    packed: bool
+    """True for stored integers: those are checked for collapse (one value everywhere), not for NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenizer:
+    """The artifact's own tokenizer, through its own runtime."""
+
+    encode: Callable[[str], list[int]]
+    """Text to ids without adding BOS or EOS; special tokens in the text are recognised."""
+    vocabulary_size: int
+    special_ids: dict[str, int | None] = field(default_factory=dict)
+    """bos and eos, as the artifact declares them."""
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What lies in an artifact, read back through its own format, for the structural checks."""
+
+    tensors: Iterator[Tensor]
+    """Lazily, one at a time: an artifact may be larger than memory."""
+    bits_per_weight: float
+    """8 x bytes of all stored weights / number of the checkpoint's parameters."""
+    expected_bits_per_weight: tuple[float, float]
+    """The range that this recipe gives on these shapes, fallbacks included."""
+    tokenizer: Tokenizer
+
+
+class Recipe(Protocol):
+    """How one kind of artifact is built, read back and run."""
+
+    def refusal(self, config: Mapping[str, Any]) -> str | None:
+        """Say why this backend cannot take a model with this config.json, or None where it can."""
+        ...
+
+    def requirements(self) -> list[Missing]:
+        """List what this machine lacks to build and open such an artifact; empty means ready."""
+        ...
+
+    def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
+        """Fill the empty folder `out` from a checked checkpoint folder; same inputs, same bytes.
+
+        `corpus` holds `calibration.npz` (evals.windows.Windows). Nothing that differs between runs or machines
+        (dates, temporary paths) may be left in `out`. Raises BuildError with the tool's last lines.
+        """
+        ...
+
+    def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
+        """Read the artifact back for the structural checks."""
+        ...
+
+    def open(self, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+        """Load the artifact in this process, with `threads` CPU threads."""
+        ...

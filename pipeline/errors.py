@@ -1,0 +1,63 @@
+"""Everything that can go wrong for a user: one tree, one exit code a cause, each message says what to do."""
+
+from typing import ClassVar
+
+
+class AssayError(ValueError):
+    """Something the user can act on. `__main__` prints the message and exits with `exit_code`."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class ParamsError(AssayError):
+    """params.yaml, or a flag, asks for something that does not exist or makes no sense."""
+
+    exit_code = 2
+
+
+class CheckpointError(AssayError):
+    """The checkpoint is missing, damaged, unsafe, or of no supported architecture."""
+
+    exit_code = 3
+
+
+class HubError(AssayError):
+    """The Hub, or the way to it, did not give what was asked for."""
+
+    exit_code = 4
+
+
+class CorpusError(AssayError):
+    """The texts give no usable windows, or calibration and evaluation overlap."""
+
+    exit_code = 5
+
+
+class RequirementError(AssayError):
+    """This machine lacks a tool, a library or a device."""
+
+    exit_code = 6
+
+
+class BuildError(AssayError):
+    """A conversion tool failed, or what it wrote did not pass the structural checks."""
+
+    exit_code = 7
+
+
+class MeasurementError(AssayError):
+    """An artifact could not be loaded, scored or timed."""
+
+    exit_code = 8
+
+
+class SelectionError(AssayError):
+    """No artifact passes the constraints."""
+
+    exit_code = 9
+
+
+class StorageError(AssayError):
+    """The disk is full, or a file cannot be read or written."""
+
+    exit_code = 10

@@ -1,0 +1,38 @@
+"""Outputs that are there whole or not at all: filled aside, then renamed."""
+
+import fcntl
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import StorageError
+
+SCRATCH = Path(".assay/partial")
+"""Unfinished outputs, on the same file system as the finished ones, so that a rename is atomic."""
+
+
+@contextmanager
+def folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; it becomes `target` when the block ends well, and vanishes when it does not.
+
+    A lock keeps out a second process that fills the same target, such as one that survived its killed `dvc repro`.
+    What a killed process left is removed by the next one.
+    """
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    partial = SCRATCH / "-".join(target.parts)
+    with partial.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StorageError(f"{target}: another process is making it; wait for it to end, or stop it") from error
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            yield partial
+            if target.exists():
+                shutil.rmtree(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

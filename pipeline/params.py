@@ -1,0 +1,154 @@
+"""params.yaml, parsed once into frozen values; unknown keys are refused with a suggestion."""
+
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
+
+from pipeline.backends import AnyRecipe
+from pipeline.errors import ParamsError
+from pipeline.records import Record
+
+PATH = Path("params.yaml")
+
+Metric = Literal[
+    "perplexity",
+    "perplexity_ratio",
+    "bits_per_byte",
+    "bytes",
+    "bits_per_weight",
+    "peak_rss_bytes",
+    "load_seconds",
+    "ttft_seconds",
+    "prefill_tokens_per_second",
+    "decode_tokens_per_second",
+]
+"""What an artifact can be chosen by. `report/metrics.py` says where each value comes from."""
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise ValueError(
+            f"{name!r} must be lower-case letters, digits, - and _: it becomes a folder and a stage's name"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(_plain_name)]
+
+
+class CheckpointParams(Record):
+    """Where the model comes from."""
+
+    source: str
+    """hf://org/name, or a folder."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub; the record holds the commit. None is the default branch."""
+
+
+class TextParams(Record):
+    """Where text comes from, and how much of it is used."""
+
+    source: str
+    """A file, a folder, hf://datasets/org/name[@revision]/path, or stdlib://training and stdlib://evaluation."""
+    revision: str | None = None
+    windows: int = Field(ge=1)
+    """At most this many windows, spread evenly over the documents."""
+
+
+class CorpusParams(Record):
+    """What artifacts are calibrated and evaluated on."""
+
+    window_tokens: int = Field(ge=16)
+    max_overlap: float = Field(ge=0, le=1)
+    """Largest share of the evaluation windows' 13-grams that may also occur in calibration windows."""
+    calibration: TextParams
+    evaluation: TextParams
+
+
+class LatencyParams(Record):
+    """How an engine is timed: one stream, greedy, fixed lengths."""
+
+    prompt_tokens: int = Field(ge=1)
+    output_tokens: int = Field(ge=2)
+    warmup: int = Field(ge=1)
+    repeats: int = Field(ge=5)
+
+
+class Objective(Record):
+    """What the winner is best at."""
+
+    metric: Metric
+    direction: Literal["minimize", "maximize"]
+
+
+class Bound(Record):
+    """A limit on one metric, inclusive."""
+
+    at_most: float | None = None
+    at_least: float | None = None
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> "Bound":
+        if self.at_most is None and self.at_least is None:
+            raise ValueError("needs at_most, at_least or both")
+        return self
+
+
+class SelectionParams(Record):
+    """Which artifact wins: the best by the objective of those that pass every constraint."""
+
+    objective: Objective
+    constraints: dict[Metric, Bound] = Field(default_factory=dict)
+
+
+class Params(Record):
+    """All of params.yaml."""
+
+    checkpoint: CheckpointParams
+    corpus: CorpusParams
+    artifacts: dict[Name, AnyRecipe] = Field(min_length=1)
+    latency: LatencyParams
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of every runtime; None is every core this process may use."""
+    selection: SelectionParams
+
+
+def load(path: Path = PATH) -> Params:
+    """Read and check params.yaml. ParamsError names each bad key, what was found, and the nearest known key."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ParamsError(f"{path}: cannot be read ({error.strerror}); run from the repository's root") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path}: expected a mapping, found {type(raw).__name__}")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
+        raise ParamsError(f"{path}: {error.error_count()} problem(s)\n{problems}") from error
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{where}: {problem['msg']} (found {problem['input']!r})"
+    near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_known_keys()), n=1)
+    return f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _known_keys() -> set[str]:
+    """Every key that some part of params.yaml knows."""
+    models: list[type[BaseModel]] = [Params, CheckpointParams, TextParams, CorpusParams, LatencyParams, SelectionParams]
+    models += [Objective, Bound, *get_args(get_args(AnyRecipe)[0])]
+    return {key for model in models for key in model.model_fields}
+
+
+RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(AnyRecipe)
+"""Reads the recipe back from an artifact's record."""

@@ -1,0 +1,35 @@
+"""Where each noun's output lies, relative to the repository's root; dvc.yaml names the same paths."""
+
+from pathlib import Path
+
+MACHINE = Path("inputs/machine.json")
+CHECKPOINT_SOURCE = Path("inputs/checkpoint.json")
+TEXT_SOURCES = Path("inputs/texts.json")
+
+CHECKPOINT = Path("checkpoint")
+CORPUS = Path("corpus")
+REFERENCE = Path("reference")
+
+SELECTION = Path("selection.json")
+METRICS = Path("metrics.json")
+REPORT = Path("report/report.md")
+
+
+def artifact(name: str) -> Path:
+    """Return the folder of an artifact."""
+    return Path("artifacts") / name
+
+
+def build(name: str) -> Path:
+    """Return the provenance of an artifact's build."""
+    return Path("measurements/build") / f"{name}.json"
+
+
+def quality(name: str) -> Path:
+    """Return the quality record of an artifact."""
+    return Path("measurements/quality") / f"{name}.json"
+
+
+def latency(name: str) -> Path:
+    """Return the latency record of an artifact."""
+    return Path("measurements/latency") / f"{name}.json"

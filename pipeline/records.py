@@ -1,0 +1,299 @@
+"""What the stages write: frozen records, JSON in and out, unknown keys refused.
+
+A record that is part of an artifact holds identity only: inputs by digest, the recipe, tool versions, files. Times,
+hosts, peak memory and paths are provenance and go to `measurements/`.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.errors import StorageError
+
+FILE = "assay.json"
+"""The name of the record inside every folder that a stage writes."""
+
+
+class Record(BaseModel):
+    """A value with a JSON form. Equal records give equal bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def save(self, path: Path) -> None:
+        """Write the record as indented JSON with a final newline, at once or not at all."""
+        partial = path.with_name(f".{path.name}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a record; StorageError names the file when it is missing or is none of ours."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be read ({error.strerror}); run `dvc repro` to make it") from error
+        except ValidationError as error:
+            raise StorageError(f"{path}: not a {cls.__name__} record: {error}") from error
+
+
+class File(Record):
+    """One file of a folder."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Checkpoint(Record):
+    """A checked Hugging Face checkpoint."""
+
+    source: str
+    """hf://org/name, or the folder as written in params.yaml."""
+    revision: str | None
+    """The commit that the asked-for revision resolved to; None for a folder."""
+    architecture: str
+    """The class named in config.json, such as LlamaForCausalLM."""
+    dtype: str
+    """The dtype most of the weights are stored in, such as bfloat16."""
+    parameters: int
+    vocabulary_size: int
+    context_tokens: int
+    """Longest sequence that the model was made for."""
+    files: tuple[File, ...]
+    digest: str
+    """Over paths and sha256 of all files: the identity that artifacts refer to."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all safetensors files."""
+        return sum(file.bytes for file in self.files if file.path.endswith(".safetensors"))
+
+
+class Split(Record):
+    """One side of a corpus."""
+
+    source: str
+    revision: str | None
+    documents: int
+    windows: int
+    tokens: int
+    """Tokens in the windows, prefix tokens included."""
+    dropped_tokens: int
+    """Tokens of document ends that filled no whole window, and of windows beyond the number asked for."""
+    utf8_bytes: int
+
+
+class Corpus(Record):
+    """Windows for calibration and for evaluation, cut by the checkpoint's own tokenizer."""
+
+    checkpoint: str
+    """Digest of the checkpoint."""
+    window_tokens: int
+    prefix_id: int | None
+    """The token before every window's text: BOS, else EOS, else none (then the first text token is unscored)."""
+    calibration: Split
+    evaluation: Split
+    overlap: float
+    """Share of the evaluation windows' token 13-grams that also occur in the calibration windows."""
+    files: tuple[File, ...]
+    digest: str
+
+
+class Sample(Record):
+    """A text and the ids that the checkpoint's tokenizer gives it, without BOS or EOS."""
+
+    text: str
+    ids: tuple[int, ...]
+
+
+class Vocabulary(Record):
+    """What the checkpoint's tokenizer does: the yardstick for each artifact's own tokenizer."""
+
+    size: int
+    special_ids: dict[str, int | None]
+    """bos and eos."""
+    chat_template: str | None
+    samples: tuple[Sample, ...]
+
+
+class Reference(Record):
+    """The checkpoint itself, scored in its own dtype: what every artifact is compared with."""
+
+    checkpoint: str
+    """Digest."""
+    evaluation: str
+    """sha256 of the evaluation windows."""
+    dtype: str
+    tools: dict[str, str]
+    quality: "Perplexities"
+    digest: str
+    """Of the per-token NLL."""
+
+
+class Perplexities(Record):
+    """The fields of evals.perplexity.Perplexity."""
+
+    tokens: int
+    nll: float
+    nll_standard_error: float | None
+    perplexity: float
+    perplexity_standard_error: float | None
+    bits_per_byte: float
+
+
+class Artifact(Record):
+    """A built artifact, or the reason why there is none."""
+
+    name: str
+    recipe: dict[str, str | int | float | bool | None]
+    checkpoint: str
+    """Digest."""
+    calibration: str
+    """sha256 of the calibration windows."""
+    unavailable: str | None = None
+    """Why this artifact cannot exist for this checkpoint; then nothing below holds anything."""
+    tools: dict[str, str] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    parameters: int | None = None
+    bits_per_weight: float | None = None
+    bytes: int | None = None
+    """All files together: what a download costs."""
+    files: tuple[File, ...] = ()
+    digest: str
+    """Over the files, or over the reason."""
+
+
+class Build(Record):
+    """Provenance of one artifact's build: what differs between machines and runs."""
+
+    artifact: str
+    seconds: float | None
+    peak_rss_bytes: int | None
+    """Largest resident set of any one process of the build."""
+
+
+class Quality(Record):
+    """One artifact's predictions on the evaluation windows."""
+
+    name: str
+    artifact: str
+    """Digest."""
+    unavailable: str | None = None
+    perplexity: Perplexities | None = None
+    perplexity_ratio: float | None = None
+    perplexity_ratio_standard_error: float | None = None
+    bytes: int | None = None
+    bits_per_weight: float | None = None
+    threads: int | None = None
+    load_rss_bytes: int | None = None
+    """Resident before loading: the interpreter and its libraries."""
+    peak_rss_bytes: int | None = None
+    """Of loading and scoring."""
+
+
+class Spread(Record):
+    """A sample's middle and its extremes; the raw values lie beside it."""
+
+    median: float
+    minimum: float
+    maximum: float
+
+
+class Timing(Record):
+    """Raw times of one repeat."""
+
+    ttft_seconds: float
+    itl_seconds: tuple[float, ...]
+
+
+class Latency(Record):
+    """One artifact's speed in process, one stream."""
+
+    name: str
+    artifact: str
+    unavailable: str | None = None
+    machine: str | None = None
+    """Digest of the machine's fingerprint."""
+    threads: int | None = None
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
+    load_seconds: float | None = None
+    ttft_seconds: Spread | None = None
+    prefill_tokens_per_second: Spread | None = None
+    decode_tokens_per_second: Spread | None = None
+    peak_rss_bytes: int | None = None
+    samples: tuple[Timing, ...] = ()
+
+
+class Machine(Record):
+    """What latency depends on beside the artifact."""
+
+    system: str
+    architecture: str
+    cpu: str
+    cores: int
+    """Logical CPUs this process may use."""
+    memory_gib: int
+    """Rounded, since what firmware and kernel keep for themselves changes with their versions."""
+    python: str
+
+    # No kernel release and no host name: a reboot or a new container on the same machine keeps the figures.
+
+
+class Source(Record):
+    """The state of one source: a digest of a local file or folder, None for a remote or built-in one."""
+
+    source: str
+    digest: str | None
+
+
+class Sources(Record):
+    """The state of the texts."""
+
+    calibration: Source
+    evaluation: Source
+
+
+class Standing(Record):
+    """One artifact's place in the ranking."""
+
+    name: str
+    rank: int | None
+    """None for an artifact that fails a constraint or is unavailable."""
+    metrics: dict[str, float | None]
+    failures: tuple["Failure", ...] = ()
+    unavailable: str | None = None
+    pareto: bool = False
+    """No other artifact is as good in bytes, perplexity and decode speed and better in one of them."""
+
+
+class Failure(Record):
+    """A constraint that an artifact does not meet."""
+
+    metric: str
+    found: float | None
+    """None where it was not measured."""
+    limit: float
+    relation: str
+    """at_most or at_least."""
+
+
+class Selection(Record):
+    """The winner and why the others lost."""
+
+    objective: dict[str, str]
+    constraints: dict[str, dict[str, float | None]]
+    winner: str | None
+    ranking: tuple[Standing, ...]
+    pareto_front: tuple[str, ...]
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces; raises on anything without one stable form, NaN and Infinity included."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} has no JSON form")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,70 @@
+"""One artifact: built, read back, checked, recorded."""
+
+import json
+import time
+from pathlib import Path
+
+from evals import memory
+from pipeline import digests, outputs, paths
+from pipeline.backends.common import checks
+from pipeline.checkpoints import link
+from pipeline.errors import BuildError, RequirementError
+from pipeline.params import AnyRecipe, Params
+from pipeline.records import FILE, Artifact, Build, Checkpoint, Vocabulary
+
+
+def artifact(params: Params, name: str) -> None:
+    """Fill artifacts/<name>/ and write measurements/build/<name>.json.
+
+    An artifact that cannot exist for this checkpoint gets a record that says why; one that this machine lacks the
+    tools for, or whose build goes wrong, is an error.
+    """
+    recipe = params.artifacts[name]
+    checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
+    identity = Artifact(
+        name=name,
+        recipe=recipe.model_dump(),
+        checkpoint=checkpoint.digest,
+        calibration=digests.of_file(paths.CORPUS / "calibration.npz"),
+        digest="",
+    )
+    missing = recipe.requirements()
+    if missing:
+        lacks = "\n".join(f"  {one.what}: {one.remedy}" for one in missing)
+        raise RequirementError(f"artifact {name}: this machine lacks\n{lacks}")
+    folder = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
+    reason = recipe.refusal(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    start = time.perf_counter()
+    with outputs.folder(paths.artifact(name)) as out:
+        record = (
+            identity.model_copy(update={"unavailable": reason, "digest": digests.of_value(reason)})
+            if reason
+            else _build(recipe, identity, checkpoint, folder, out)
+        )
+        record.save(out / FILE)
+    Build(
+        artifact=record.digest,
+        seconds=None if reason else time.perf_counter() - start,
+        peak_rss_bytes=None if reason else max(memory.peak_rss_bytes(), memory.peak_child_rss_bytes()),
+    ).save(paths.build(name))
+
+
+def _build(recipe: AnyRecipe, identity: Artifact, checkpoint: Checkpoint, folder: Path, out: Path) -> Artifact:
+    built = recipe.build(folder, paths.CORPUS, out)
+    with recipe.inspect(out, folder) as contents:
+        found = checks.problems(contents, Vocabulary.load(paths.CORPUS / "vocabulary.json"))
+        bits_per_weight = contents.bits_per_weight
+    if found:
+        raise BuildError(f"artifact {identity.name} was built but is damaged:\n" + "\n".join(f"  {p}" for p in found))
+    files = digests.list_files(out)
+    return identity.model_copy(
+        update={
+            "tools": built.tools,
+            "notes": built.notes,
+            "parameters": checkpoint.parameters,
+            "bits_per_weight": bits_per_weight,
+            "bytes": sum(file.bytes for file in files),
+            "files": files,
+            "digest": digests.of_files(files),
+        }
+    )

@@ -1,0 +1,21 @@
+"""The checkpoint: fetched or linked, checked before anything is built from it."""
+
+from pipeline import paths
+from pipeline.checkpoints import check, link, obtain
+from pipeline.params import Params
+from pipeline.records import FILE
+
+
+def checkpoint(params: Params) -> None:
+    """Fill checkpoint/ with links to the checked files, and its record.
+
+    Only the record is DVC's: the links are machine-local and are made again wherever they are missing, so that a
+    checkpoint of 140 GB is stored once.
+    """
+    source = params.checkpoint.source
+    obtained = obtain.obtain(source, params.checkpoint.revision)
+    record = check.check(
+        obtained, source, lambda config: {name: recipe.refusal(config) for name, recipe in params.artifacts.items()}
+    )
+    link.link(record, obtained.folder, paths.CHECKPOINT)
+    record.save(paths.CHECKPOINT / FILE)

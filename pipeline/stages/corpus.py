@@ -1,0 +1,97 @@
+"""Texts become windows of token ids, once, by the checkpoint's own tokenizer; every runtime is fed these ids."""
+
+from typing import Any
+
+import numpy as np
+
+from evals.windows import Windows
+from pipeline import digests, outputs, paths
+from pipeline.backends.common import hf_tokenizer
+from pipeline.checkpoints import link
+from pipeline.errors import CorpusError
+from pipeline.params import Params, TextParams
+from pipeline.progress import track
+from pipeline.records import FILE, Checkpoint, Corpus, Sample, Split, Vocabulary
+from pipeline.texts import cut, read
+
+SAMPLES = 8
+SAMPLE_CHARACTERS = 2000
+AWKWARD_TEXTS = (
+    "Hello, world!",
+    " leading, trailing and  double spaces ",
+    "line\nbreaks\n\n\tand tabs",
+    "naïve café, Straße, 北京, Ελλάδα, 🙂",
+    "x = 3.14159 * (1e-5 + 0xFF) # 2026",
+)
+"""Where tokenizers differ when a conversion went wrong: spaces, newlines, digits, and bytes beyond ASCII."""
+
+
+def corpus(params: Params) -> None:
+    """Fill corpus/: calibration.npz and evaluation.npz (evals.windows.Windows), vocabulary.json and the record."""
+    checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
+    length = params.corpus.window_tokens
+    if length > checkpoint.context_tokens:
+        raise CorpusError(
+            f"corpus.window_tokens: {length} is longer than the checkpoint's context of {checkpoint.context_tokens}"
+        )
+    tokenizer = hf_tokenizer.load(link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT))
+    prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    with outputs.folder(paths.CORPUS) as out:
+        splits: dict[str, tuple[Windows, Split]] = {}
+        for name, text in (("calibration", params.corpus.calibration), ("evaluation", params.corpus.evaluation)):
+            splits[name] = _split(name, text, tokenizer, prefix, length)
+            splits[name][0].save(out / f"{name}.npz")
+        overlap = cut.overlap(splits["evaluation"][0].ids, splits["calibration"][0].ids)
+        if overlap > params.corpus.max_overlap:
+            raise CorpusError(
+                f"corpus: {overlap:.2%} of the evaluation's {cut.NGRAM}-grams also occur in calibration, and "
+                f"corpus.max_overlap allows {params.corpus.max_overlap:.2%}; use texts that do not share documents"
+            )
+        _vocabulary(tokenizer, splits["calibration"][0]).save(out / "vocabulary.json")
+        files = digests.list_files(out)
+        Corpus(
+            checkpoint=checkpoint.digest,
+            window_tokens=length,
+            prefix_id=prefix,
+            calibration=splits["calibration"][1],
+            evaluation=splits["evaluation"][1],
+            overlap=overlap,
+            files=files,
+            digest=digests.of_files(files),
+        ).save(out / FILE)
+
+
+def _split(name: str, text: TextParams, tokenizer: Any, prefix: int | None, length: int) -> tuple[Windows, Split]:
+    texts = read.read(text.source, text.revision)
+    encoded = [cut.encode(tokenizer, document) for document in track(texts.documents, f"tokenizing {name}")]
+    windows, dropped = cut.windows(encoded, prefix, length, text.windows)
+    if not len(windows):
+        longest = max((len(document.ids) for document in encoded), default=0)
+        raise CorpusError(
+            f"corpus.{name}: {text.source} gives no window of {length} tokens: its longest document has {longest}; "
+            "use a longer text or a smaller corpus.window_tokens"
+        )
+    return windows, Split(
+        source=text.source,
+        revision=texts.revision,
+        documents=len(set(windows.document.tolist())),
+        windows=len(windows),
+        tokens=windows.ids.size,
+        dropped_tokens=dropped,
+        utf8_bytes=int(windows.utf8_bytes.sum()),
+    )
+
+
+def _vocabulary(tokenizer: Any, windows: Windows) -> Vocabulary:
+    few = windows.ids[np.linspace(0, len(windows) - 1, min(SAMPLES, len(windows))).astype(int)]
+    texts = [tokenizer.decode(ids, skip_special_tokens=True)[:SAMPLE_CHARACTERS] for ids in few]
+    template = tokenizer.chat_template
+    return Vocabulary(
+        size=len(tokenizer),
+        special_ids={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
+        chat_template=template if isinstance(template, str) else None,
+        samples=tuple(
+            Sample(text=text, ids=tuple(tokenizer.encode(text, add_special_tokens=False)))
+            for text in (*AWKWARD_TEXTS, *texts)
+        ),
+    )

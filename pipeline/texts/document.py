@@ -1,0 +1,11 @@
+"""One document of a corpus."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A piece of text that no window may reach beyond."""
+
+    name: str
+    text: str

@@ -1,0 +1,176 @@
+"""The whole flow through `dvc repro`, on real tools, with one artifact of every format and short texts."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+ARTIFACTS = ("gguf-f16", "gguf-q8_0", "gguf-q2_k", "gptq-int4", "awq-int4", "onnx-fp32", "onnx-int4")
+FILES = ("pipeline", "evals", "models", "dvc.yaml", ".dvcignore", ".dvc/config", ".gitignore")
+
+
+class Workspace:
+    """A repository of its own, made from this one's files, with small params."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
+        if check and done.returncode != 0:
+            pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    @property
+    def env(self) -> dict[str, str]:
+        # The stages say `python`; it must be the one that runs this test.
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder)}
+
+    def repro(self, *arguments: str) -> list[str]:
+        """Run `dvc repro` and return the stages that ran, `inputs` left out: it always runs."""
+        output = self.run("dvc", "repro", *arguments).stdout
+        lines = [line for line in output.splitlines() if line.startswith("Running stage '")]
+        return [stage for line in lines if (stage := line.split("'")[1]) != "inputs"]
+
+    def read(self, path: str) -> dict[str, object]:
+        loaded: dict[str, object] = json.loads((self.folder / path).read_text())
+        return loaded
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", message)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    folder = tmp_path_factory.mktemp("flow")
+    for name in FILES:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["artifacts"] = {name: params["artifacts"][name] for name in ARTIFACTS}
+    params["corpus"]["calibration"]["windows"] = 24
+    params["corpus"]["evaluation"]["windows"] = 12
+    params["latency"] |= {"prompt_tokens": 64, "output_tokens": 16}
+    params["selection"]["objective"] = {"metric": "bytes", "direction": "minimize"}
+    params["selection"]["constraints"] = {"perplexity_ratio": {"at_most": 1.005}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    made = Workspace(folder)
+    made.run("git", "init", "-q")
+    made.commit("start")
+    yield made
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def finished(workspace: Workspace) -> Workspace:
+    """The workspace after a run that was killed in the middle and resumed."""
+    log = (workspace.folder / "killed.log").open("w")
+    killed = subprocess.Popen(
+        ["dvc", "repro"], cwd=workspace.folder, env=workspace.env, stdout=log, stderr=log, start_new_session=True
+    )
+    second = workspace.folder / ".assay/partial/artifacts-gguf-q2_k"
+    first_done = workspace.folder / "artifacts/awq-int4/assay.json"
+    deadline = time.monotonic() + 300
+    while not (first_done.exists() and (second.exists() or any((workspace.folder / "artifacts").glob("gguf-*")))):
+        assert killed.poll() is None, (workspace.folder / "killed.log").read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    ran = workspace.repro()
+    assert "artifact@awq-int4" not in ran, "what was finished before the kill is not built again"
+    assert "selection" in ran
+    workspace.commit("first run")
+    return workspace
+
+
+def test_every_artifact_is_built_measured_and_ranked(finished: Workspace) -> None:
+    selection, metrics = finished.read("selection.json"), finished.read("metrics.json")
+    assert set(metrics) == set(ARTIFACTS)
+    ratio = {name: values["perplexity_ratio"] for name, values in metrics.items()}  # type: ignore[index]
+    size = {name: values["bytes"] for name, values in metrics.items()}  # type: ignore[index]
+    for name in ("gguf-f16", "onnx-fp32"):
+        assert ratio[name] == pytest.approx(1, abs=0.002), "an unquantized artifact costs what its runtime costs"
+    assert abs(ratio["gguf-q8_0"] - 1) < 0.005
+    assert ratio["gguf-q2_k"] > 1.02
+    assert 0.99 < ratio["gptq-int4"] < 1.1
+    assert 0.99 < ratio["awq-int4"] < 1.1
+    assert 0.99 < ratio["onnx-int4"] < 1.1
+    assert size["gguf-q2_k"] < size["gguf-q8_0"] < size["gguf-f16"] < size["onnx-fp32"]
+    for values in metrics.values():
+        assert values["decode_tokens_per_second"] > 1  # type: ignore[index]
+        assert values["peak_rss_bytes"] > values["bytes"] / 2  # type: ignore[index]
+    passing = [name for name in ARTIFACTS if ratio[name] <= 1.005]
+    assert selection["winner"] == min(passing, key=lambda name: size[name])
+    report = (finished.folder / "report/report.md").read_text()
+    assert all(f"| {name}" in report for name in ARTIFACTS)
+
+
+def test_artifact_records_hold_identity_only_and_their_files(finished: Workspace) -> None:
+    for name in ARTIFACTS:
+        folder = finished.folder / "artifacts" / name
+        text = (folder / "assay.json").read_text()
+        record = json.loads(text)
+        assert str(finished.folder) not in text
+        listed = {file["path"]: file["bytes"] for file in record["files"]}
+        found = {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+        assert {path: size for path, size in found.items() if path != "assay.json"} == listed
+    assert not list((finished.folder / ".assay/partial").glob("*/"))
+
+
+def test_nothing_changed_means_nothing_runs(finished: Workspace) -> None:
+    assert finished.repro() == []
+
+
+def test_one_recipe_changed_reruns_its_three_stages_and_the_selection(finished: Workspace) -> None:
+    before = finished.read("metrics.json")
+    done = finished.run("dvc", "exp", "run", "-S", "artifacts.gguf-q2_k.quantization=Q3_K_M")
+    ran = {line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage '")}
+    assert ran - {"inputs"} == {"artifact@gguf-q2_k", "quality@gguf-q2_k", "latency@gguf-q2_k", "selection"}
+    after = finished.read("metrics.json")
+    assert after["gguf-q2_k"]["bytes"] > before["gguf-q2_k"]["bytes"]  # type: ignore[index]
+    table = finished.run("dvc", "metrics", "diff", "--md").stdout
+    assert "gguf-q2_k.perplexity_ratio" in table
+    finished.run("git", "checkout", "--", ".")
+    finished.run("dvc", "checkout")
+    assert finished.repro() == []
+
+
+def test_a_clean_clone_with_the_cache_restores_instead_of_building(finished: Workspace, tmp_path: Path) -> None:
+    clone = Workspace(tmp_path / "clone")
+    subprocess.run(["git", "clone", "-q", finished.folder, clone.folder], check=True)
+    clone.run("dvc", "cache", "dir", "--local", str(finished.folder / ".dvc/cache"))
+    start = {name: (finished.folder / f"artifacts/{name}/assay.json").read_bytes() for name in ARTIFACTS}
+    clone.run("dvc", "checkout", "--allow-missing")
+    assert clone.repro() == []
+    for name, record in start.items():
+        assert (clone.folder / f"artifacts/{name}/assay.json").read_bytes() == record
+
+
+def test_no_artifact_passes_names_the_nearest_miss_and_still_writes_the_selection(finished: Workspace) -> None:
+    params = yaml.safe_load((finished.folder / "params.yaml").read_text())
+    params["selection"]["constraints"] = {"bytes": {"at_most": 1000}}
+    (finished.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    done = finished.run("python", "-m", "pipeline", "selection", check=False)
+    selection = finished.read("selection.json")
+    finished.run("git", "checkout", "--", ".")
+    assert done.returncode == 9
+    assert "The nearest miss is gguf-q2_k: bytes is " in done.stderr
+    assert "at_most 1,000" in done.stderr
+    assert selection["winner"] is None
+    assert all(standing["failures"] for standing in selection["ranking"])  # type: ignore[attr-defined]

@@ -56,7 +56,7 @@ def install() -> None:
     if not STAMP.exists():
         print("assay: making .venv (about 2 GB, some minutes)", file=sys.stderr)
         venv.create(ENVIRONMENT, clear=True, with_pip=True)
-    command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command: list[str | Path] = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*command, "--constraint", "constraints.txt", "--editable", f".[{EXTRAS}]"], cwd=ROOT, check=True)
 
 

@@ -64,8 +64,7 @@ def _run(options: argparse.Namespace) -> None:
     if command == "toolchain":
         from pipeline import toolchains
 
-        toolchains.build_llama_cpp()
-        toolchains.install_bindings()
+        toolchains.install_bindings(toolchains.build_llama_cpp())
         return
     if command == "ranking":
         from pipeline.report import terminal

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from evals import memory
 from pipeline import digests, outputs, paths
+from pipeline.backends import AnyRecipe
 from pipeline.backends.common import checks
 from pipeline.checkpoints import link
 from pipeline.errors import BuildError, RequirementError
-from pipeline.params import AnyRecipe, Params
+from pipeline.params import Params
 from pipeline.records import FILE, Artifact, Build, Checkpoint, Vocabulary
 
 

@@ -1,5 +1,8 @@
 """The checkpoint: fetched or linked, checked before anything is built from it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from pipeline import paths
 from pipeline.checkpoints import check, link, obtain
 from pipeline.params import Params
@@ -13,9 +16,11 @@ def checkpoint(params: Params) -> None:
     checkpoint of 140 GB is stored once.
     """
     source = params.checkpoint.source
-    obtained = obtain.obtain(source, params.checkpoint.revision)
-    record = check.check(
-        obtained, source, lambda config: {name: recipe.refusal(config) for name, recipe in params.artifacts.items()}
-    )
+
+    def refusals(config: Mapping[str, Any]) -> dict[str, str | None]:
+        return {name: recipe.refusal(config) for name, recipe in params.artifacts.items()}
+
+    obtained = obtain.obtain(source, params.checkpoint.revision, refusals)
+    record = check.check(obtained, source, refusals)
     link.link(record, obtained.folder, paths.CHECKPOINT)
     record.save(paths.CHECKPOINT / FILE)

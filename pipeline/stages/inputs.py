@@ -1,12 +1,14 @@
 """What lies outside the repository and can change without DVC noticing: this machine, and folders named in params.yaml.
 
-The only stage that always runs; it reads no weights that it has read before, and when nothing changed its outputs are
-the same bytes, so every later stage skips.
+The only stage that always runs; it reads no file that it has read before, and when nothing changed its outputs are the
+same bytes, so every later stage skips.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import digests, machine, paths
+from pipeline import digests, machine, paths, progress
+from pipeline.checkpoints import layout
 from pipeline.errors import ParamsError
 from pipeline.params import Params
 from pipeline.records import File, Source, Sources
@@ -16,21 +18,40 @@ from pipeline.texts import read
 def inputs(params: Params) -> None:
     """Write inputs/machine.json, inputs/checkpoint.json and inputs/texts.json."""
     machine.fingerprint().save(paths.MACHINE)
-    folder = None if params.checkpoint.source.startswith("hf://") else Path(params.checkpoint.source)
-    _state("checkpoint.source", params.checkpoint.source, folder).save(paths.CHECKPOINT_SOURCE)
-    texts = params.corpus.calibration, params.corpus.evaluation
-    calibration, evaluation = (_state("corpus", text.source, read.local_path(text.source)) for text in texts)
+    _checkpoint(params.checkpoint.source).save(paths.CHECKPOINT_SOURCE)
+    calibration, evaluation = (_text(text.source) for text in (params.corpus.calibration, params.corpus.evaluation))
     Sources(calibration=calibration, evaluation=evaluation).save(paths.TEXT_SOURCES)
 
 
-def _state(key: str, source: str, path: Path | None) -> Source:
+def _checkpoint(source: str) -> Source:
+    if source.startswith("hf://"):
+        return Source(source=source, digest=None)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ParamsError(f"checkpoint.source: {source} is no folder; give a folder, or hf://org/name for the Hub")
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    # Only what the checkpoint stage would take: a model card or a second copy as pickle changes nothing.
+    wanted = {layout.CONFIG, *layout.side_files(names)} & names
+    wanted |= {name for name in names if name.endswith(".safetensors")}
+    return Source(source=source, digest=_digest(folder, sorted(folder / name for name in wanted)))
+
+
+def _text(source: str) -> Source:
+    path = read.local_path(source)
     if path is None:
         return Source(source=source, digest=None)
     if not path.exists():
-        raise ParamsError(f"{key}: {source} does not exist; give an existing path, hf://... or stdlib://...")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    listed = (
-        File(path=str(file.relative_to(path)), bytes=file.stat().st_size, sha256=digests.of_file_memoised(file))
-        for file in files
-    )
-    return Source(source=source, digest=digests.of_files(listed))
+        raise ParamsError(f"corpus: {source} does not exist; give an existing path, hf://datasets/... or stdlib://...")
+    files = [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file())
+    return Source(source=source, digest=_digest(path.parent, files))
+
+
+def _digest(folder: Path, files: Sequence[Path]) -> str:
+    listed = []
+    sizes = {file: file.stat().st_size for file in files}
+    with progress.bytes_bar(f"looking at {folder}", sum(sizes.values())) as bar:
+        for file, size in sizes.items():
+            sha256 = digests.of_file_memoised(file)
+            listed.append(File(path=file.relative_to(folder).as_posix(), bytes=size, sha256=sha256))
+            bar.update(size)
+    return digests.of_files(listed)

@@ -153,5 +153,6 @@ def _nearest_miss(result: Selection) -> str:
     )
     return (
         f"selection: none of {len(result.ranking)} artifacts passes every constraint. "
-        f"The nearest miss is {nearest.name}: {misses}. Loosen selection.constraints in params.yaml or add artifacts; selection.json holds all figures"
+        f"The nearest miss is {nearest.name}: {misses}. Loosen selection.constraints in params.yaml "
+        "or add artifacts; selection.json holds all figures"
     )

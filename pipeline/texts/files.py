@@ -22,18 +22,22 @@ def documents(path: Path, name: str) -> Iterator[Document]:
 
     `name` stands for the file in documents' names and in errors, since a file from the Hub lies under a digest.
     """
+    require_known(path.name, name)
     match path.suffix.lower():
         case ".jsonl":
             found = _from_json_lines(path, name)
         case ".parquet":
             found = _from_parquet(path, name)
-        case ".txt" | ".md" | ".raw":
+        case _:
             found = iter([Document(name=name, text=_decode(_read(path, name), name))])
-        case suffix:
-            raise CorpusError(
-                f"{name}: {suffix or 'no suffix'} is no known kind of text; expected {', '.join(SUFFIXES)}"
-            )
     return (document for document in found if document.text.strip())
+
+
+def require_known(file: str, name: str) -> None:
+    """Refuse a file whose suffix tells no kind of text that is read here."""
+    suffix = Path(file).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise CorpusError(f"{name}: {suffix or 'no suffix'} is no known kind of text; expected {', '.join(SUFFIXES)}")
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -30,6 +30,8 @@ def read(source: str, revision: str | None) -> tuple[tuple[Document, ...], str]:
             f"{source}: no file at {found.commit} matches {path!r}; its files of text are "
             + (", ".join(known[:8]) + (f" and {len(known) - 8} more" if len(known) > 8 else "") if known else "none")
         )
+    for file in chosen:
+        files.require_known(file.path, f"{source}: {file.path}")
     hub.require_space(repository, hub.missing_bytes(found, chosen))
     return tuple(_documents(source, found, chosen)), found.commit
 

@@ -99,7 +99,7 @@ def _by_hand(work: Path, workspace: Path) -> float:
         _write_text(source, windows, work / f"{windows.stem}.txt")
     threads = str(len(os.sched_getaffinity(0)))
     f16, imatrix = work / "F16.gguf", work / "imatrix.gguf"
-    step = [PYTHON, "-m", "tests.bench.by_hand"]
+    step: list[str | Path] = [PYTHON, "-m", "tests.bench.by_hand"]
     steps: list[list[str | Path]] = [
         [*step, "score_transformers", "--source", source, "--windows", evaluation],
         [PYTHON, llama.converter, source, "--outtype", "f16", "--outfile", f16],
@@ -121,16 +121,26 @@ def _by_hand(work: Path, workspace: Path) -> float:
     for kind in types[1:]:
         steps.append([llama.bin / "llama-quantize", "--imatrix", imatrix, f16, work / f"{kind}.gguf", kind, threads])
     for kind in types:
-        text = ["-f", work / "evaluation.txt", "-c", "512", "-t", threads]
+        text: list[str | Path] = ["-f", work / "evaluation.txt", "-c", "512", "-t", threads]
         steps.append([llama.bin / "llama-perplexity", "-m", work / f"{kind}.gguf", *text])
     for kind, bits in (("gptq", "8"), ("gptq", "4"), ("awq", "4")):
         out = work / f"{kind}-{bits}"
-        chosen = ["--format", kind, "--bits", bits]
+        chosen: list[str | Path] = ["--format", kind, "--bits", bits]
         steps.append([*step, "quantize", *chosen, "--source", source, "--windows", calibration, "--out", out])
         steps.append([*step, "score_gptqmodel", *chosen, "--source", out, "--windows", evaluation])
     for precision in ("fp32", "int8", "int4"):
         out = work / f"onnx-{precision}"
-        builder = [PYTHON, "-m", "onnxruntime_genai.models.builder", "-m", source, "-i", source, "-o", out]
+        builder: list[str | Path] = [
+            PYTHON,
+            "-m",
+            "onnxruntime_genai.models.builder",
+            "-m",
+            source,
+            "-i",
+            source,
+            "-o",
+            out,
+        ]
         steps.append([*builder, "-p", precision, "-e", "cpu", "-c", work / "cache"])
         steps.append([*step, "score_genai", "--source", out, "--windows", evaluation])
     return sum(_seconds(lambda command=command: _run(command, cwd=ROOT)) for command in steps)  # type: ignore[misc]

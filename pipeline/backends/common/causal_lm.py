@@ -23,7 +23,7 @@ class CausalLMRunner:
     def logits(self, ids: Ids) -> Iterator[Logits]:
         """See Runner.logits. The head runs in the model's dtype; its output is widened to float32."""
         tokens = torch.from_numpy(ids[:-1].astype(np.int64))[None]
-        blocks = tokens.split(self._block_rows, dim=1)
+        blocks = torch.split(tokens, self._block_rows, dim=1)
         cache = None
         for block in blocks:
             output = self._model(input_ids=block, past_key_values=cache, use_cache=len(blocks) > 1)

@@ -1,0 +1,52 @@
+"""Building a GGUF artifact: one conversion that loses nothing, then llama-quantize to every type, F16 included."""
+
+import importlib.metadata
+import os
+import re
+from collections import Counter
+from pathlib import Path
+
+from pipeline import processes, toolchains
+from pipeline.backends.contract import Built
+from pipeline.backends.gguf import source
+from pipeline.backends.gguf.recipe import Gguf
+from pipeline.errors import BuildError
+
+
+def build(recipe: Gguf, checkpoint: Path, corpus: Path, out: Path) -> Built:
+    """Write the one GGUF file. Raises BuildError with the failing tool's last lines.
+
+    llama-quantize writes the name of the importance matrix into the file, so it runs in that matrix's folder, under
+    a name that is always the same.
+    """
+    toolchain = toolchains.llama_cpp()
+    target = out.resolve() / recipe.file_name
+    with source.converted(toolchain, checkpoint) as folder:
+        command: list[str | Path] = [toolchain.tool("llama-quantize")]
+        work = folder
+        if recipe.weighted:
+            matrix = source.importance(toolchain, folder, corpus)
+            work = matrix.parent
+            command += ["--imatrix", matrix.name]
+        command += [folder / source.HEADER, target, recipe.quantization, str(len(os.sched_getaffinity(0)))]
+        output = processes.run(command, what=f"llama-quantize {recipe.quantization}", cwd=work)
+    if not target.exists():
+        raise BuildError(f"llama-quantize {recipe.quantization} ended well but wrote no {target.name}")
+    tools = {"llama-cpp-python": toolchain.version, "transformers": importlib.metadata.version("transformers")}
+    return Built(tools=tools, notes=notes(output))
+
+
+def notes(output: str) -> tuple[str, ...]:
+    """Read out of llama-quantize's lines what it did other than asked: fallbacks, and tensors quantized unweighted."""
+    found = []
+    changes = Counter(re.findall(r"required for type +(\S+)\).*?-> falling back to +(\S+)", output))
+    if total := re.search(r"(\d+) of (\d+) tensor\(s\) required fallback", output):
+        kinds = ", ".join(f"{count} from {asked} to {used}" for (asked, used), count in sorted(changes.items()))
+        found.append(
+            f"{total[1]} of {total[2]} tensors fell back to another type, because their rows are no multiple of the "
+            f"block size: {kinds}"
+        )
+    missed = set(re.findall(r"did not find weights for (\S+)", output)) - {"token_embd.weight", "output.weight"}
+    if missed:
+        found.append(f"{len(missed)} tensors had no importance data and were rounded unweighted: {min(missed)} ...")
+    return tuple(found)

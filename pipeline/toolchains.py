@@ -1,0 +1,326 @@
+"""Native tools, built once from a pinned source and found again by what they were built from.
+
+llama.cpp comes out of the llama-cpp-python source distribution, which holds the whole tree: converter, quantizer,
+server and bindings of one release, so they always agree on the file format. A finished toolchain is a folder under
+`${XDG_CACHE_HOME:-~/.cache}/assay/toolchains/` whose name is the digest of everything that shapes the binaries. It is
+filled under another name and renamed when complete: an interrupted build, or one that ran out of disk, is never taken
+for a finished one.
+"""
+
+import errno
+import fcntl
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from pipeline import digests, processes
+from pipeline.errors import BuildError, RequirementError, StorageError
+from pipeline.progress import LOG_INTERVAL_SECONDS
+
+LLAMA_CPP_PIN = Path(__file__).parent / "backends" / "gguf" / "llama_cpp.txt"
+
+FLAGS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=ON",
+    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",  # libraries are found beside the programs, wherever the folder goes
+    "-DGGML_NATIVE=ON",
+    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # would be fetched from the network
+)
+TOOLS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-bench", "llama-server")
+KEPT = ("convert_hf_to_gguf.py", "conversion", "gguf-py", "models", "LICENSE")
+"""What is kept of the source tree: the converter, the package it imports, real vocabularies for tests."""
+FREE_BYTES = 2 * 2**30
+"""Room that a build needs: 0.3 GB of unpacked sources and 1 GB of objects, with a margin."""
+LAYOUT = 1
+"""Raise when what a toolchain folder holds changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """One line of a pip requirement file: the exact source, and the digest that proves it."""
+
+    project: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlamaCpp:
+    """A finished llama.cpp toolchain."""
+
+    root: Path
+    version: str
+    """Of llama-cpp-python, which names the llama.cpp revision."""
+
+    @property
+    def bin(self) -> Path:
+        """Programs, and the shared libraries beside them."""
+        return self.root / "bin"
+
+    @property
+    def converter(self) -> Path:
+        """The script that turns a Hugging Face folder into a GGUF file."""
+        return self.root / "convert_hf_to_gguf.py"
+
+    @property
+    def vocabularies(self) -> Path:
+        """A folder of `ggml-vocab-*.gguf`: whole tokenizers of well-known families."""
+        return self.root / "models"
+
+    def tool(self, name: str) -> Path:
+        """Return the path of one program, such as llama-quantize."""
+        return self.bin / name
+
+
+def llama_cpp() -> LlamaCpp:
+    """Find the built toolchain. Raises RequirementError when it has not been built."""
+    pin = read_pin(LLAMA_CPP_PIN)
+    found = LlamaCpp(root=_folder() / f"llama.cpp-{_key(pin)}", version=pin.version)
+    if not _complete(found):
+        raise RequirementError(f"llama.cpp {pin.version} is not built for this machine; run `make setup`")
+    return found
+
+
+def build_llama_cpp() -> LlamaCpp:
+    """Build the toolchain, or return the one that is there: about 5 minutes on 2 cores, 77 MB of download.
+
+    A second process waits for the first. Raises RequirementError for a missing compiler or cmake, BuildError when the
+    download or the compilation fails, StorageError when the disk is full.
+    """
+    pin = read_pin(LLAMA_CPP_PIN)
+    folder = _folder()
+    built = LlamaCpp(root=folder / f"llama.cpp-{_key(pin)}", version=pin.version)
+    if _complete(built):
+        return built
+    tools = {name: _find(name) for name in ("cmake", "c++", "ninja")}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder / "llama.cpp.lock", "llama.cpp"):
+            if not _complete(built):
+                _build(pin, built, tools)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(
+                f"{folder}: no space left to build llama.cpp; it needs {FREE_BYTES >> 20} MiB"
+            ) from error
+        raise StorageError(f"{folder}: llama.cpp cannot be built there: {error}") from error
+    return built
+
+
+def install_bindings(toolchain: LlamaCpp) -> None:
+    """Install the Python bindings of this toolchain into the running environment, unless they are there.
+
+    The wheel was made with the toolchain and holds no compiled code, so this needs neither network nor compiler.
+    """
+    project = read_pin(LLAMA_CPP_PIN).project
+    try:
+        if importlib.metadata.version(project) == toolchain.version:
+            return
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    (wheel,) = (toolchain.root / "wheels").glob("*.whl")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    processes.run([*command, str(wheel)], what=f"pip install {wheel.name}")
+
+
+def bindings() -> Any:
+    """Import the llama.cpp bindings on this toolchain's libraries, whatever libraries came with the package."""
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(llama_cpp().bin)
+    try:
+        import llama_cpp as module
+    except ImportError as error:
+        raise RequirementError(f"the llama.cpp bindings cannot be imported ({error}); run `make setup`") from error
+    return module
+
+
+def read_pin(path: Path) -> Pin:
+    """Read the one requirement of a pin file."""
+    pattern = r"^([A-Za-z0-9._-]+)==([^\s]+) +--hash=sha256:([0-9a-f]{64})$"
+    found = re.findall(pattern, path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if len(found) != 1:
+        raise RequirementError(f"{path}: expected one line like `name==1.2 --hash=sha256:<64 hex digits>`")
+    project, version, sha256 = found[0]
+    return Pin(project=project, version=version, sha256=sha256)
+
+
+def _folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "assay" / "toolchains"
+
+
+def _key(pin: Pin) -> str:
+    """Digest of what shapes the binaries: with GGML_NATIVE the compiler uses whatever this very CPU offers."""
+    parts = [
+        pin.project,
+        pin.version,
+        pin.sha256,
+        LAYOUT,
+        list(FLAGS),
+        platform.machine(),
+        _compiler(),
+        _cpu_features(),
+    ]
+    return digests.of_value(parts)[:16]
+
+
+def _compiler() -> str:
+    """Name the compiler, or "none": a machine without one simply has no toolchain to find."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        return "none"
+    return processes.run([compiler, "--version"], what="c++ --version").splitlines()[0]
+
+
+def _cpu_features() -> list[str]:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return sorted(set(features.partition(":")[2].split()))
+
+
+def _complete(toolchain: LlamaCpp) -> bool:
+    needed = [toolchain.converter, toolchain.bin / "libllama.so", *(toolchain.tool(name) for name in TOOLS)]
+    return all(path.exists() for path in needed)
+
+
+def _find(name: str) -> Path:
+    """Find a build tool; ninja is a Python package of ours, the others are the system's."""
+    remedies = {
+        "cmake": "apt-get install cmake",
+        "c++": "apt-get install g++",
+        "ninja": f"{sys.executable} -m pip install ninja",
+    }
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if name == "ninja" and beside.exists() else shutil.which(name)
+    if found is None:
+        raise RequirementError(f"{name} is needed to build llama.cpp and is not installed; run `{remedies[name]}`")
+    return Path(found)
+
+
+@contextmanager
+def _locked(path: Path, what: str) -> Iterator[None]:
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tqdm.write(f"another process is building {what}; waiting for it", file=sys.stderr)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _build(pin: Pin, built: LlamaCpp, tools: dict[str, Path]) -> None:
+    """Fill `built.root`, at once or not at all; the caller holds the lock, so every partial folder is stale."""
+    folder = built.root.parent
+    for stale in folder.glob("llama.cpp-*.partial"):
+        shutil.rmtree(stale)
+    free = shutil.disk_usage(folder).free
+    if free < FREE_BYTES:
+        raise StorageError(f"{folder}: {free >> 20} MiB free, building llama.cpp needs {FREE_BYTES >> 20}")
+    partial = folder / f"{built.root.name}.partial"
+    try:
+        partial.mkdir()
+        archive = _download(pin, partial)
+        source = _unpack(archive, partial / "source")
+        _wheel(archive, partial / "finished" / "wheels")  # first, because it may need the network
+        _compile(source / "vendor" / "llama.cpp", partial / "objects", tools)
+        _collect(source / "vendor" / "llama.cpp", partial / "objects", partial / "finished")
+        shutil.rmtree(built.root, ignore_errors=True)
+        (partial / "finished").rename(built.root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _download(pin: Pin, partial: Path) -> Path:
+    """Fetch the source distribution through pip, and check its digest once more ourselves before it is unpacked."""
+    tqdm.write(f"downloading {pin.project} {pin.version}", file=sys.stderr)
+    into = partial / "download"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", pin.project]
+    command += ["--require-hashes", "-r", str(LLAMA_CPP_PIN), "-d", str(into)]
+    processes.run(command, what=f"download of {pin.project} {pin.version}")
+    found = list(into.glob("*.tar.gz"))
+    if len(found) != 1:
+        raise BuildError(f"download of {pin.project} {pin.version}: expected one .tar.gz, found {len(found)}")
+    sha256 = digests.of_file(found[0])
+    if sha256 != pin.sha256:
+        raise BuildError(f"{found[0].name}: sha256 is {sha256}, {LLAMA_CPP_PIN.name} asks for {pin.sha256}; not used")
+    return found[0]
+
+
+def _unpack(archive: Path, into: Path) -> Path:
+    into.mkdir()
+    with tarfile.open(archive) as tar:
+        if hasattr(tarfile, "data_filter"):  # Debian 12's Python is older than it; the digest vouches for the content
+            tar.extractall(into, filter="data")
+        else:
+            tar.extractall(into)
+    (source,) = into.iterdir()
+    return source
+
+
+def _compile(source: Path, objects: Path, tools: dict[str, Path]) -> None:
+    # A repository around the cache folder is not llama.cpp's: its commit has no place in the version string.
+    env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(objects.parent)}
+    configure = [str(tools["cmake"]), "-S", str(source), "-B", str(objects), "-G", "Ninja"]
+    processes.run([*configure, f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}", *FLAGS], what="cmake for llama.cpp", env=env)
+    _ninja([str(tools["ninja"]), "-C", str(objects), *TOOLS], env)
+
+
+def _ninja(command: list[str], env: dict[str, str]) -> None:
+    """Run ninja behind a progress bar: it numbers its steps [n/m] when its output is no terminal."""
+    interval = 0.2 if sys.stderr.isatty() else LOG_INTERVAL_SECONDS
+    tail: deque[str] = deque(maxlen=40)
+    env = {**env, "NINJA_STATUS": "[%f/%t] "}
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with (
+        subprocess.Popen(command, env=env, text=True, errors="replace", **streams) as process,
+        tqdm(desc="building llama.cpp", mininterval=interval, dynamic_ncols=True, leave=False) as bar,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                tail.append(line.rstrip())
+                if step := re.match(r"\[(\d+)/(\d+)\]", line):
+                    bar.total = int(step[2])
+                    bar.update(int(step[1]) - bar.n)
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode != 0:
+        lines = "\n".join(f"  {line}" for line in tail)
+        raise BuildError(f"compiling llama.cpp exited with {process.returncode}; its last lines:\n{lines}")
+
+
+def _wheel(archive: Path, into: Path) -> None:
+    """Make the bindings' wheel without their own copy of the libraries: they load the toolchain's."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(into), str(archive)]
+    processes.run(
+        command, what="wheel of the llama.cpp bindings", env={**os.environ, "CMAKE_ARGS": "-DLLAMA_BUILD=OFF"}
+    )
+
+
+def _collect(source: Path, objects: Path, into: Path) -> None:
+    into.mkdir(exist_ok=True)
+    shutil.copytree(objects / "bin", into / "bin", symlinks=True)
+    for name in KEPT:
+        path = source / name
+        if path.is_dir():
+            shutil.copytree(path, into / name, ignore=shutil.ignore_patterns("tests", "examples", "*.inp", "*.out"))
+        else:
+            shutil.copy2(path, into / name)

@@ -1,0 +1,194 @@
+"""A toolchain folder is trusted only when a whole build ended: pip, cmake and ninja are faked at the edge."""
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import toolchains
+from pipeline.errors import BuildError, RequirementError, StorageError
+
+SCRIPTS = {
+    "cmake": """
+        while [ $# -gt 0 ]; do [ "$1" = -B ] && mkdir -p "$2/bin"; shift; done
+    """,
+    "ninja": """
+        cd "$2"; shift 2
+        echo run >> "$COUNTER"
+        [ "$FAIL" = compiler ] && { echo "[1/2] cc"; echo "error: no such header"; exit 1; }
+        for tool in "$@"; do echo tool > bin/$tool; [ "$FAIL" = killed ] && kill -9 $$; done
+        echo library > bin/libllama.so; echo "[2/2] link"
+    """,
+    "c++": "echo 'c++ (Fake) 12.0'",
+}
+
+
+@pytest.fixture
+def source() -> bytes:
+    """A source distribution with nothing in it but what is kept."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name in ("convert_hf_to_gguf.py", "conversion/__init__.py", "gguf-py/gguf/__init__.py", "LICENSE",
+                     "models/ggml-vocab-tiny.gguf", "models/ggml-vocab-tiny.gguf.inp", "src/unwanted.cpp"):  # fmt: skip
+            member = tarfile.TarInfo(f"fake-1.0/vendor/llama.cpp/{name}")
+            member.size = len(name)
+            tar.addfile(member, io.BytesIO(name.encode()))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, source: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the toolchains' folder of a machine whose build tools and package index are fakes."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    for name, body in SCRIPTS.items():
+        (scripts / name).write_text(f"#!/bin/sh\n{body}")
+        (scripts / name).chmod(0o755)
+    pin = tmp_path / "pin.txt"
+    pin.write_text(f"fake==1.0 --hash=sha256:{hashlib.sha256(source).hexdigest()}\n")
+    python = scripts / "python"
+    (tmp_path / "fake-1.0.tar.gz").write_bytes(source)
+    python.write_text(f"""#!/bin/sh
+        while [ $# -gt 0 ]; do
+            case "$1" in
+                -d) mkdir -p "$2"; cp {tmp_path}/fake-1.0.tar.gz "$2";;
+                -w) mkdir -p "$2"; touch "$2/fake-1.0-py3-none-any.whl";;
+            esac; shift
+        done
+    """)
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PATH", f"{scripts}:/usr/bin:/bin")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
+    monkeypatch.setenv("FAIL", "")
+    monkeypatch.setattr(toolchains, "LLAMA_CPP_PIN", pin)
+    return tmp_path / "cache" / "assay" / "toolchains"
+
+
+def folders(machine: Path) -> list[str]:
+    return [path.name for path in machine.iterdir() if path.is_dir()]
+
+
+def builds(machine: Path) -> int:
+    return len((machine.parents[2] / "counter").read_text().splitlines())
+
+
+def test_a_finished_build_is_found_again_and_not_repeated(machine: Path) -> None:
+    with pytest.raises(RequirementError, match="make setup"):
+        toolchains.llama_cpp()
+    built = toolchains.build_llama_cpp()
+    assert toolchains.build_llama_cpp() == built == toolchains.llama_cpp()
+    assert builds(machine) == 1
+    assert built.tool("llama-quantize").read_text() == "tool\n"
+    assert built.converter.exists()
+    assert [path.name for path in built.vocabularies.iterdir()] == ["ggml-vocab-tiny.gguf"]
+    assert not (built.root / "src").exists()
+    assert folders(machine) == [built.root.name]
+
+
+@pytest.mark.parametrize(("failure", "message"), [("compiler", "no such header"), ("killed", "exited with -9")])
+def test_an_interrupted_build_leaves_nothing_that_is_trusted(
+    failure: str, message: str, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIL", failure)
+    with pytest.raises(BuildError, match=message):
+        toolchains.build_llama_cpp()
+    assert folders(machine) == []
+    with pytest.raises(RequirementError):
+        toolchains.llama_cpp()
+    monkeypatch.setenv("FAIL", "")
+    assert toolchains.build_llama_cpp().tool("llama-server").exists()
+
+
+def test_what_a_killed_process_left_is_removed(machine: Path) -> None:
+    stale = machine / "llama.cpp-0123456789abcdef.partial"
+    (stale / "finished" / "bin").mkdir(parents=True)
+    built = toolchains.build_llama_cpp()
+    assert folders(machine) == [built.root.name]
+
+
+def test_a_folder_that_lost_a_program_is_built_again(machine: Path) -> None:
+    built = toolchains.build_llama_cpp()
+    built.tool("llama-imatrix").unlink()
+    with pytest.raises(RequirementError):
+        toolchains.llama_cpp()
+    assert toolchains.build_llama_cpp().tool("llama-imatrix").exists()
+
+
+def test_a_download_with_another_digest_is_refused(machine: Path, source: bytes) -> None:
+    """pip is asked to check the digest; a mirror or an old pip that does not must make no difference."""
+    (machine.parents[2] / "fake-1.0.tar.gz").write_bytes(source + b"\0")
+    with pytest.raises(BuildError, match=r"fake-1.0.tar.gz: sha256 is [0-9a-f]{64}, pin.txt asks for"):
+        toolchains.build_llama_cpp()
+    assert folders(machine) == []
+    assert not (machine.parents[2] / "counter").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("cmake", "apt-get install cmake"), ("c++", r"apt-get install g\+\+"), ("ninja", "pip install")],
+)
+def test_a_missing_tool_is_named_with_its_command(
+    name: str, command: str, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = machine.parents[2] / "scripts"
+    (scripts / name).unlink()
+    monkeypatch.setenv("PATH", str(scripts))
+    with pytest.raises(RequirementError, match=command):
+        toolchains.build_llama_cpp()
+
+
+def test_a_full_disk_is_told_before_the_build(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchains, "FREE_BYTES", 2**60)
+    with pytest.raises(StorageError, match=r"MiB free, building llama\.cpp needs"):
+        toolchains.build_llama_cpp()
+
+
+def test_another_compiler_or_flag_is_another_toolchain(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = toolchains.build_llama_cpp()
+    (machine.parents[2] / "scripts" / "c++").write_text("#!/bin/sh\necho 'c++ (Fake) 13.0'\n")
+    second = toolchains.build_llama_cpp()
+    monkeypatch.setattr(toolchains, "FLAGS", (*toolchains.FLAGS, "-DGGML_OTHER=ON"))
+    third = toolchains.build_llama_cpp()
+    assert len({first.root, second.root, third.root}) == 3
+    assert toolchains.llama_cpp() == third
+
+
+def test_two_processes_build_once(machine: Path) -> None:
+    """The second waits on the lock, then finds the finished folder. flock is per open file, so threads show it too."""
+    found: list[Path] = []
+    work: Callable[[], None] = lambda: found.append(toolchains.build_llama_cpp().root)  # noqa: E731
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2
+    assert len(set(found)) == 1
+    assert builds(machine) == 1
+
+
+def test_the_pin_in_the_repository_can_be_read() -> None:
+    pin = toolchains.read_pin(toolchains.LLAMA_CPP_PIN)
+    assert (pin.project, len(pin.sha256)) == ("llama-cpp-python", 64)
+
+
+@pytest.mark.parametrize("text", ["", "llama-cpp-python==0.3.36\n", "a==1 --hash=sha256:12\n"])
+def test_a_pin_without_a_digest_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "pin.txt").write_text(text)
+    with pytest.raises(RequirementError, match=r"pin.txt"):
+        toolchains.read_pin(tmp_path / "pin.txt")
+
+
+def test_importing_it_is_cheap() -> None:
+    """Every command of the pipeline imports this module; torch and llama_cpp must stay behind the functions."""
+    code = "import sys, pipeline.toolchains; print(sorted({'torch', 'llama_cpp', 'numpy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

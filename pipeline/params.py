@@ -65,7 +65,7 @@ class CorpusParams(Record):
 
     window_tokens: int = Field(ge=16)
     max_overlap: float = Field(ge=0, le=1)
-    """Largest share of the evaluation windows' 13-grams that may also occur in calibration windows."""
+    """Largest share of the evaluation windows' runs of 13 words that may also occur in calibration windows."""
     calibration: TextParams
     evaluation: TextParams
 

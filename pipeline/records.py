@@ -98,7 +98,7 @@ class Corpus(Record):
     calibration: Split
     evaluation: Split
     overlap: float
-    """Share of the evaluation windows' token 13-grams that also occur in the calibration windows."""
+    """Share of the evaluation windows' runs of 13 words that also occur in the calibration windows."""
     files: tuple[File, ...]
     digest: str
 

@@ -58,7 +58,7 @@ def _reference(run: Run) -> str:
         f"{quality.perplexity:.3f}{error}, {quality.bits_per_byte:.4f} bits per byte, on {quality.tokens:,} tokens in "
         f"{evaluation.windows} windows of {run.corpus.window_tokens} from {evaluation.documents} documents of "
         f"{evaluation.source}. Calibration is {run.corpus.calibration.windows} windows of "
-        f"{run.corpus.calibration.source}; {run.corpus.overlap:.3%} of the evaluation's 13-grams occur in it."
+        f"{run.corpus.calibration.source}; {run.corpus.overlap:.3%} of the evaluation's runs of 13 words occur in it."
     )
 
 

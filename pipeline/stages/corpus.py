@@ -41,10 +41,11 @@ def corpus(params: Params) -> None:
         for name, text in (("calibration", params.corpus.calibration), ("evaluation", params.corpus.evaluation)):
             splits[name] = _split(name, text, tokenizer, prefix, length)
             splits[name][0].save(out / f"{name}.npz")
-        overlap = cut.overlap(splits["evaluation"][0].ids, splits["calibration"][0].ids)
+        texts = {name: [tokenizer.decode(ids) for ids in windows.ids] for name, (windows, _) in splits.items()}
+        overlap = cut.overlap(texts["evaluation"], texts["calibration"])
         if overlap > params.corpus.max_overlap:
             raise CorpusError(
-                f"corpus: {overlap:.2%} of the evaluation's {cut.NGRAM}-grams also occur in calibration, and "
+                f"corpus: {overlap:.2%} of the evaluation's runs of {cut.NGRAM} words also occur in calibration, and "
                 f"corpus.max_overlap allows {params.corpus.max_overlap:.2%}; use texts that do not share documents"
             )
         _vocabulary(tokenizer, splits["calibration"][0]).save(out / "vocabulary.json")

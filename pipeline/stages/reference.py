@@ -21,16 +21,17 @@ def reference(params: Params) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from pipeline.backends.common.causal_lm import CausalLMRunner
+    from pipeline.backends.common.causal_lm import CausalLMRunner, quiet
 
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
     windows = Windows.load(paths.CORPUS / "evaluation.npz")
     torch.set_num_threads(params.threads or machine.usable_cores())
     folder = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
     # sdpa is pinned: kernels differ in the last bits, and the reference must not move with a library's default.
-    model = cast(Any, AutoModelForCausalLM).from_pretrained(
-        folder, dtype=getattr(torch, checkpoint.dtype), attn_implementation="sdpa", local_files_only=True
-    )
+    with quiet():
+        model = cast(Any, AutoModelForCausalLM).from_pretrained(
+            folder, dtype=getattr(torch, checkpoint.dtype), attn_implementation="sdpa", local_files_only=True
+        )
     try:
         nll = perplexity.score(CausalLMRunner(model), windows, lambda ids: track(ids, "scoring the reference"))
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Cutting tokenized documents into windows, and telling whether two sets of windows share text."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,10 @@ from evals.windows import Windows
 from pipeline.texts.document import Document
 
 NGRAM = 13
-"""Tokens in a run that counts as shared: the length at which GPT-3's authors looked for it (Brown et al. 2020)."""
+"""Words in a run that counts as shared: the length at which GPT-3's authors looked for it (Brown et al. 2020)."""
+
+WORD = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff]|[^\W_]+")
+"""A run of letters and digits, or one character of Thai, Japanese or Chinese."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -61,20 +65,26 @@ def windows(documents: Sequence[Encoded], prefix: int | None, length: int, most:
     return Windows(ids=ids, document=document, utf8_bytes=utf8_bytes), dropped
 
 
-def overlap(evaluation: Ids, calibration: Ids, n: int = NGRAM) -> float:
-    """Return the share of the evaluation windows' n-grams that calibration holds too; 0 for windows shorter than n."""
-    if evaluation.shape[1] < n or calibration.shape[1] < n:
-        return 0.0
-    seen = np.unique(_hashes(calibration, n))
-    return float(np.isin(_hashes(evaluation, n), seen).mean())
+def overlap(evaluation: Sequence[str], calibration: Sequence[str], n: int = NGRAM) -> float:
+    """Return the share of the evaluation texts' n-grams of words that the calibration texts hold too.
+
+    Words and not tokens, lower-cased and without punctuation: a vocabulary that has a token for each space would call
+    every indented line a copy. A character of a script that is written without spaces counts as a word.
+    """
+    numbers: dict[str, int] = {}
+    wanted = np.concatenate([np.empty(0, np.uint64), *(_hashes(text, numbers, n) for text in evaluation)])
+    seen = np.concatenate([np.empty(0, np.uint64), *(_hashes(text, numbers, n) for text in calibration)])
+    return float(np.isin(wanted, seen).mean()) if len(wanted) else 0.0
 
 
-def _hashes(ids: Ids, n: int) -> npt.NDArray[np.uint64]:
-    """Polynomial hashes of every n-gram, modulo 2^64; a chance collision of two is 1 in 2^60 or so."""
-    grams = np.lib.stride_tricks.sliding_window_view(ids.astype(np.uint64) + np.uint64(1), n, axis=1)
-    hashes = np.zeros(grams.shape[:2], dtype=np.uint64)
-    with np.errstate(over="ignore"):
-        for position in range(n):
-            hashes = (hashes * np.uint64(0x9E3779B97F4A7C15)) ^ (grams[..., position] * np.uint64(0xD6E8FEB86659FD93))
-            hashes ^= hashes >> np.uint64(29)
-    return hashes.ravel()
+def _hashes(text: str, numbers: dict[str, int], n: int) -> npt.NDArray[np.uint64]:
+    """Hash every n-gram of a text's words to 64 bits; `numbers` grows by the words that are new."""
+    words = [numbers.setdefault(word, len(numbers) + 1) for word in WORD.findall(text.lower())]
+    if len(words) < n:
+        return np.empty(0, np.uint64)
+    grams = np.lib.stride_tricks.sliding_window_view(np.array(words, dtype=np.uint64), n)
+    hashes = np.zeros(len(grams), dtype=np.uint64)
+    for position in range(n):
+        hashes = (hashes * np.uint64(0x9E3779B97F4A7C15)) ^ (grams[:, position] * np.uint64(0xD6E8FEB86659FD93))
+        hashes ^= hashes >> np.uint64(29)
+    return hashes

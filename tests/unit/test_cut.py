@@ -45,10 +45,25 @@ def test_fewer_windows_are_spread_over_all_documents() -> None:
 
 def test_overlap_finds_shared_runs_and_only_those() -> None:
     random = np.random.default_rng(0)
-    calibration = random.integers(0, 50, size=(20, 64)).astype(np.int32)
-    fresh = random.integers(0, 50, size=(20, 64)).astype(np.int32)
-    assert cut.overlap(fresh, calibration) == 0
-    assert cut.overlap(calibration[3:5], calibration) == 1
-    mixed = fresh.copy()
-    mixed[7, 10:30] = calibration[2, 40:60]
-    assert cut.overlap(mixed, calibration) == (20 - 13 + 1) / (20 * (64 - 13 + 1))
+
+    def words(count: int) -> list[str]:
+        return [f"w{number}" for number in random.integers(0, 50, size=count)]
+
+    calibration = [words(64) for _ in range(20)]
+    fresh = [words(64) for _ in range(20)]
+    text = [" ".join(window) for window in calibration]
+    assert cut.overlap([" ".join(window) for window in fresh], text) == 0
+    assert cut.overlap([text[3].upper().replace(" ", ", "), text[4]], text) == 1
+    fresh[7][10:30] = calibration[2][40:60]
+    mixed = [" ".join(window) for window in fresh]
+    assert cut.overlap(mixed, text) == (20 - 13 + 1) / (20 * (64 - 13 + 1))
+
+
+def test_overlap_is_blind_to_spaces_rules_and_short_texts() -> None:
+    table = "| --- | --- |\n" * 40 + " " * 400
+    assert cut.overlap([table + "one"], [table + "two"]) == 0
+
+
+def test_overlap_sees_scripts_without_spaces() -> None:
+    text = "人工智能模型的量化会降低推理成本并且保持质量"
+    assert cut.overlap([text], ["前言" + text]) == 1

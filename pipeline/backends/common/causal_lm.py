@@ -1,10 +1,15 @@
 """A transformers causal language model as a Runner: for the reference, and for the formats that transformers runs."""
 
+import contextlib
+import io
+import logging
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging as transformers_logging
 
 from evals.runner import Ids, Logits
 
@@ -40,3 +45,20 @@ class CausalLMRunner:
             cache = output.past_key_values
             tokens = output.logits[:, -1:].argmax(dim=-1)
             yield int(tokens)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the loaders' banners off stdout, their warnings and bars off stderr. Errors are raised, not logged."""
+    bars = transformers_logging.is_progress_bar_enabled()
+    level = logging.root.manager.disable
+    transformers_logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,72 @@
+"""AWQ: channels with strong activations are scaled up before rounding, and scaled back in the operation before them."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+from evals.runner import Runner
+from pipeline.backends.contract import Built, Contents, Missing
+from pipeline.records import Record
+
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "granite", "smollm3"})
+"""Families whose norms directly precede the linear layers that their names say. GPTQModel folds the scales into
+`input_layernorm` and `post_attention_layernorm` by name, without a look at what the norm feeds; where it stands after
+the attention instead (gemma2, olmo2, glm4) the model that comes out is wrong, and nothing says so."""
+
+
+class Awq(Record):
+    """An AWQ artifact in AutoAWQ's GEMM layout; transformers and vLLM load it untouched."""
+
+    backend: Literal["awq"]
+    bits: Literal[4] = 4
+    group_size: Literal[32, 64, 128] = 128
+    """Input columns that share a scale and a zero point."""
+    symmetric: bool = False
+    """Classic AWQ stores a zero point a group; without it 4 bits lose more."""
+
+    def refusal(self, config: Mapping[str, Any]) -> str | None:
+        """Take only families for which the folding of scales is known to be right."""
+        from pipeline.backends.common import gptqmodel
+
+        model_type = config.get("model_type", "none")
+        if model_type not in FAMILIES:
+            return (
+                f"AWQ folds its scales into the norm before each layer; that is checked for "
+                f"{', '.join(sorted(FAMILIES))} and not for {model_type}"
+            )
+        return gptqmodel.refusal(config, self.group_size)
+
+    def requirements(self) -> list[Missing]:
+        """Need GPTQModel, which also holds the layers that transformers loads AWQ into, through accelerate."""
+        from pipeline.backends.common import gptqmodel
+
+        return gptqmodel.requirements(("gptqmodel", "accelerate"))
+
+    def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
+        """See Recipe.build."""
+        from pipeline.backends.common import gptqmodel
+
+        return gptqmodel.build(
+            method="awq",
+            bits=self.bits,
+            group_size=self.group_size,
+            checkpoint=checkpoint,
+            corpus=corpus,
+            out=out,
+            symmetric=self.symmetric,
+        )
+
+    def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
+        """See Recipe.inspect."""
+        from pipeline.backends.common import packed_linear
+
+        return packed_linear.inspect(
+            artifact, checkpoint, bits=self.bits, group_size=self.group_size, symmetric=self.symmetric, index=False
+        )
+
+    def open(self, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+        """See Recipe.open."""
+        from pipeline.backends.awq.run import runner
+
+        return runner(artifact, threads)

@@ -1,0 +1,267 @@
+"""What the GPTQ and the AWQ room share: both quantize with GPTQModel and keep the checkpoint's Hugging Face layout."""
+
+import ast
+import csv
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pipeline
+from pipeline import processes
+from pipeline.backends.common import gptqmodel_child, stored
+from pipeline.backends.common.gptqmodel_child import Job
+from pipeline.backends.contract import Built, Missing
+from pipeline.errors import BuildError
+from pipeline.progress import track
+
+COMPANIONS = (
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*",
+    "additional_chat_templates/*", "generation_config.json", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+"""Files that an artifact takes from the checkpoint byte for byte."""
+
+META = ("quantizer", "uri", "damp_percent", "damp_auto_increment", "true_sequential", "act_group_aware", "fallback")
+"""Keys of GPTQModel's `meta` that say how the weights came about; the others say how its process was run."""
+
+QUANTIZED_LEAVES = ("qweight", "qzeros", "scales", "g_idx")
+"""What stands in the place of a quantized layer's `weight`."""
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+"""Keys by which families say how many experts a layer has."""
+
+PACKED_ROWS = 32
+"""Quantized integers are stored 32 bits at a time, for every width in whole words only when 32 of them are together."""
+
+
+def requirements(packages: tuple[str, ...]) -> list[Missing]:
+    """List the missing ones of `packages`, whose modules have the same names. `_environment` says why no compiler."""
+    return [
+        Missing(what=f"the Python package {package}", remedy="make setup")
+        for package in packages
+        if importlib.util.find_spec(package) is None
+    ]
+
+
+def refusal(config: Mapping[str, Any], group_size: int) -> str | None:
+    """Say what a config.json alone tells against quantizing with GPTQModel."""
+    model_type = config.get("model_type", "none")
+    for part in ("vision_config", "audio_config"):
+        if part in config:
+            return f"{model_type} has a {part}; only text models are quantized"
+    if key := next((key for key in EXPERTS if config.get(key)), None):
+        return (
+            f"{model_type} is a mixture of experts ({key} in its config.json): transformers joins the experts of a "
+            "layer into one tensor, and leaves it random where they are stored packed one by one"
+        )
+    known = model_types()
+    if known and model_type not in known:
+        return f"GPTQModel has no definition of the layers of {model_type}"
+    for key, width in _widths(config):
+        if width % (group_size if group_size > 0 else PACKED_ROWS):
+            return f"{key} is {width}, no multiple of the group size {group_size}"
+    return None
+
+
+def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Yield the input widths of the linear layers, as far as config.json names them."""
+    for key in ("hidden_size", "intermediate_size", "moe_intermediate_size", "ffn_dim", "ffn_hidden_size"):
+        if isinstance(config.get(key), int):
+            yield key, config[key]
+    if isinstance(config.get("head_dim"), int):
+        yield "head_dim x num_attention_heads", config["head_dim"] * config["num_attention_heads"]
+
+
+@functools.cache
+def model_types() -> frozenset[str]:
+    """Read the keys of MODEL_MAP out of GPTQModel's source: importing it takes seconds. Empty where it is missing."""
+    spec = importlib.util.find_spec("gptqmodel")
+    if spec is None or spec.origin is None:
+        return frozenset()
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(Path(spec.origin).with_name("models").joinpath("auto.py").read_text("utf-8"))):
+        if not isinstance(node, ast.Assign):
+            continue
+        match node.targets[0], node.value:
+            case ast.Name(id="MODEL_MAP"), ast.Dict(keys=keys):
+                found.update(key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
+            case ast.Subscript(value=ast.Name(id="MODEL_MAP"), slice=ast.Constant(value=str(key))), _:
+                found.add(key)
+    return frozenset(found)
+
+
+def build(
+    *, method: str, bits: int, group_size: int, checkpoint: Path, corpus: Path, out: Path, **options: Any
+) -> Built:
+    """Quantize into `out`. Raises BuildError for shapes that cannot be packed, and with GPTQModel's last lines."""
+    tensors = list(stored.tensors(checkpoint))
+    _check_shapes(tensors, group_size)
+    source, dtype = _dtypes(tensors)
+    job = Job.model_validate(
+        {
+            "method": method,
+            "bits": bits,
+            "group_size": group_size,
+            "dtype": dtype,
+            "checkpoint": str(checkpoint.resolve()),
+            "windows": str((corpus / "calibration.npz").resolve()),
+            "out": str(out.resolve()),
+            **options,
+        }
+    )
+    _run(job, f"{method.upper()} {bits}-bit")
+    notes = _notes(job, out / "quant_log.csv")
+    if source != dtype:
+        notes = (
+            f"tensors that are not quantized went from {source} to {dtype}: the format knows only 16-bit floats",
+            *notes,
+        )
+    _finish(checkpoint, out, dtype)
+    tools = {package: importlib.metadata.version(package) for package in ("gptqmodel", "torch", "transformers")}
+    return Built(tools=tools, notes=notes)
+
+
+def _check_shapes(tensors: list[stored.Stored], group_size: int) -> None:
+    """Refuse now what would fail, or give an artifact that few kernels load, after hours of work."""
+    for tensor in tensors:
+        if not tensor.is_layer_matrix:
+            continue
+        outputs, inputs = tensor.shape[-2:]
+        unit = max(group_size, PACKED_ROWS)
+        if inputs % unit or outputs % PACKED_ROWS:
+            raise BuildError(
+                f"{tensor.name} has {outputs} outputs and {inputs} inputs; "
+                f"expected multiples of {PACKED_ROWS} and {unit}. "
+                "Choose a group_size that divides its inputs, or leave this recipe out of params.yaml"
+            )
+
+
+def _dtypes(tensors: list[stored.Stored]) -> tuple[str, str]:
+    """Return the dtype of most weights, and the one to quantize from: the same, or bfloat16 with float32's range."""
+    counts: Counter[str] = Counter()
+    for tensor in tensors:
+        counts[tensor.dtype] += tensor.elements
+    (most, _), *_ = counts.most_common(1)
+    source = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(most, most)
+    return source, source if source in ("bfloat16", "float16") else "bfloat16"
+
+
+def _environment() -> dict[str, str]:
+    """Return the child's environment, with GPTQModel's switches.
+
+    GPTQMODEL_DISABLE_PACK_EXT packs with torch instead of an extension that it would compile with g++ on first use for
+    half a minute; packing is a small part of the work. GPTQMODEL_CPU_WORKERS: its loader asks for two workers, and its
+    own default on two cores is one, which fails.
+    """
+    workers = max(2, min(12, len(os.sched_getaffinity(0)) // 2))
+    return {
+        **os.environ,
+        "GPTQMODEL_DISABLE_PACK_EXT": "1",
+        "GPTQMODEL_CPU_WORKERS": str(workers),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(pipeline.__path__[0]).parent), os.getenv("PYTHONPATH")))),
+    }
+
+
+def _run(job: Job, what: str) -> None:
+    """Run the child to its end, showing how many layers are done."""
+    command = [sys.executable, "-m", gptqmodel_child.__name__, job.model_dump_json()]
+    tail: deque[str] = deque(maxlen=processes.TAIL_LINES)
+    bar: Iterator[int] | None = None
+    # stdin stays open and empty: when this process dies, the child reads its end and stops.
+    with subprocess.Popen(
+        command, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace",
+    ) as child:  # fmt: skip
+        assert child.stdout is not None
+        try:
+            for line in child.stdout:
+                if line.startswith(gptqmodel_child.REPORT):
+                    _, layers = json.loads(line.removeprefix(gptqmodel_child.REPORT))
+                    bar = bar or iter(track(range(layers), f"{what} layers"))
+                    next(bar, None)  # the first draws the bar at none done
+                elif line.strip():
+                    tail.append(line.rstrip())
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode != 0:
+        how = f"was killed by signal {-child.returncode}" if child.returncode < 0 else f"exited with {child.returncode}"
+        lines = "\n".join(f"  {line}" for line in tail)
+        raise BuildError(f"{what}: GPTQModel {how}; its last lines:\n{lines}")
+
+
+def _notes(job: Job, log: Path) -> tuple[str, ...]:
+    """Read out of GPTQModel's log which matrices were not quantized as asked for."""
+    with log.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    notes = []
+    if rounded := [row for row in rows if "fallback" in row["loss"]]:
+        notes.append(
+            f"{len(rounded)} of {len(rows)} matrices saw too few calibration tokens and were rounded to nearest: "
+            f"{_kinds(rounded)}"
+        )
+    if unscaled := [row for row in rows if row["loss"] == "not applicable"]:
+        notes.append(
+            f"{len(unscaled)} of {len(rows)} matrices were rounded without activation-aware scaling, as nothing before "
+            f"them can take up the scales: {_kinds(unscaled)}"
+        )
+    if job.damping is not None:
+        damped = [row for row in rows if row["damp"] and float(row["damp"]) > job.damping]
+        if damped:
+            notes.append(
+                f"{len(damped)} of {len(rows)} matrices needed more damping than {job.damping}: {_kinds(damped)}"
+            )
+    return tuple(notes)
+
+
+def _kinds(rows: list[dict[str, str]]) -> str:
+    """Name the kinds of matrices, with expert numbers left out, in a fixed order: the log's own depends on threads."""
+    return ", ".join(sorted({re.sub(r"\.\d+\.", ".*.", row["module"]) for row in rows}))
+
+
+def _check_names(checkpoint: Path, out: Path) -> None:
+    """Refuse weights under names that the checkpoint does not have: only GPTQModel itself would find them there."""
+    known = {tensor.name for tensor in stored.tensors(checkpoint)}
+    for tensor in stored.tensors(out):
+        stem, _, leaf = tensor.name.rpartition(".")
+        original = f"{stem}.weight" if leaf in QUANTIZED_LEAVES else tensor.name
+        if original not in known:
+            raise BuildError(
+                f"GPTQModel wrote {tensor.name}, and the checkpoint has no {original}: "
+                "other libraries would not find it. Leave this recipe out of params.yaml for this model family"
+            )
+
+
+def _finish(checkpoint: Path, out: Path, dtype: str) -> None:
+    """Keep the weights GPTQModel wrote, and the checkpoint's own files beside them instead of re-written ones.
+
+    GPTQModel and transformers rewrite config.json and the tokenizer on saving: keys are added, a padding token is made
+    up, and `meta` names the machine's temporary folder.
+    """
+    settings = json.loads((out / "quantize_config.json").read_text(encoding="utf-8"))
+    settings["meta"] = {key: value for key, value in settings["meta"].items() if key in META}
+    _check_names(checkpoint, out)
+    for path in list(out.iterdir()):
+        if not path.name.startswith("model"):
+            path.unlink()
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
+    config["quantization_config"] = settings
+    for name, value in (("config.json", config), ("quantize_config.json", settings)):
+        (out / name).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    for pattern in COMPANIONS:
+        for path in sorted(checkpoint.glob(pattern)):
+            if path.is_file():
+                target = out / path.relative_to(checkpoint)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target)

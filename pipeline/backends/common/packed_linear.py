@@ -1,0 +1,105 @@
+"""Reading back and running what GPTQModel wrote: packed integers and scales in place of each linear layer's weight."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from evals.runner import Runner
+from pipeline.backends.common import hf_tokenizer, stored
+from pipeline.backends.common.causal_lm import CausalLMRunner, quiet
+from pipeline.backends.contract import Contents, Tensor
+from pipeline.errors import MeasurementError
+
+PACKED = ("qweight", "qzeros")
+
+SLACK = 0.02
+"""Share by which bits per weight may differ from the shapes' sum: buffers that old checkpoints carry, biases."""
+
+
+@contextlib.contextmanager
+def inspect(
+    artifact: Path, checkpoint: Path, *, bits: int, group_size: int, symmetric: bool, index: bool
+) -> Iterator[Contents]:
+    """Open an artifact for the structural checks; `index` says whether each input column's group is stored (GPTQ)."""
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    # A tied head that the checkpoint stores all the same is written back once, as the embedding.
+    dropped = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
+    originals = list(stored.tensors(checkpoint))
+    parameters = sum(tensor.elements for tensor in originals)
+    kept = [tensor for tensor in originals if tensor.name not in dropped]
+    expected = _expected_bits(kept, bits=bits, group_size=group_size, index=index) / parameters
+    yield Contents(
+        tensors=_tensors(artifact, symmetric=symmetric),
+        bits_per_weight=sum(tensor.bits for tensor in stored.tensors(artifact)) / parameters,
+        expected_bits_per_weight=(expected * (1 - SLACK), expected * (1 + SLACK)),
+        tokenizer=hf_tokenizer.describe(artifact),
+    )
+
+
+def _expected_bits(originals: list[stored.Stored], *, bits: int, group_size: int, index: bool) -> float:
+    """Add up what the format takes for these shapes if every matrix of every layer is quantized."""
+    total = 0.0
+    for tensor in originals:
+        if not tensor.is_layer_matrix:
+            total += tensor.elements * min(16, stored.BITS[tensor.dtype])
+            continue
+        columns = tensor.shape[-1]
+        rows = tensor.elements // columns
+        groups = columns // group_size if group_size > 0 else 1
+        # Per weight its integer; per group and row a float16 scale and a zero point; per column its group.
+        total += rows * columns * bits + rows * groups * (16 + bits) + (32 * columns if index else 0)
+    return total
+
+
+def _tensors(artifact: Path, *, symmetric: bool) -> Iterator[Tensor]:
+    """Yield what a fault would show in.
+
+    Left out: g_idx, which numbers the groups, and symmetric zero points, which are one constant by design.
+    """
+    for tensor in stored.tensors(artifact):
+        leaf = tensor.name.rpartition(".")[2]
+        if leaf == "g_idx" or (leaf == "qzeros" and symmetric):
+            continue
+        with safe_open(tensor.file, framework="pt") as file:
+            values = file.get_tensor(tensor.name)
+        packed = leaf in PACKED
+        yield Tensor(name=tensor.name, values=(values if packed else values.float()).numpy(), packed=packed)
+
+
+@contextlib.contextmanager
+def runner(artifact: Path, threads: int, settings: Any) -> Iterator[Runner]:
+    """Load through transformers, the way the artifact is loaded anywhere else, with the kernel that `settings` names.
+
+    Computes in bfloat16 whatever the stored dtype: it is what these kernels are fast in on a CPU. GPTQModel's own
+    loader would also round the stored float16 scales to bfloat16: for an 8-bit artifact as great an error again.
+    """
+    torch.set_num_threads(threads)
+    with quiet():
+        try:
+            model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
+                artifact,
+                dtype=torch.bfloat16,
+                quantization_config=settings,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except Exception as error:  # every library below raises its own kinds
+            raise MeasurementError(f"{artifact}: cannot be loaded ({_first_line(error)}); build it again") from error
+    # transformers fills what it does not find with random numbers, and only logs it.
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(str(name) for name in info[what]):
+            raise MeasurementError(
+                f"{artifact}: transformers reports {len(names)} {what.replace('_', ' ')}, {names[0]} the first; "
+                "its weights do not fit the model that config.json describes"
+            )
+    yield CausalLMRunner(model)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip()}".partition("\n")[0]

@@ -1,0 +1,77 @@
+"""GPTQ: weights rounded one column at a time, the error of each carried over to the columns not yet rounded."""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from evals.runner import Runner
+from pipeline.backends.contract import Built, Contents, Missing
+from pipeline.records import Record
+
+REFUSED: Mapping[str, str] = {
+    "phi3": "GPTQModel splits the joined gate_up_proj of phi3, and no other library loads the halves",
+    "falcon": "falcon has a linear class of its own, which transformers does not replace by packed layers",
+    "gpt2": "gpt2 stores its weights transposed, and transformers replaces only plain linear layers by packed ones",
+}
+"""Families that GPTQModel quantizes without an error, into folders that nothing but GPTQModel loads."""
+
+
+class Gptq(Record):
+    """A GPTQ artifact in the layout that AutoGPTQ began; transformers and vLLM load it untouched."""
+
+    backend: Literal["gptq"]
+    bits: Literal[2, 3, 4, 8]
+    group_size: Literal[-1, 32, 64, 128] = 128
+    """Input columns that share a scale; -1 for one scale a row."""
+    symmetric: bool = True
+    """Zero lies at the middle code. The fast GPU kernels for 4 and 8 bits want it so."""
+    activation_order: bool = False
+    """Round the columns with the strongest activations first. More exact at 2 and 3 bits; the columns of a group are
+    then no neighbours any more, which slows kernels down, and TensorRT-LLM refuses it."""
+    damping: float = Field(default=0.05, gt=0, lt=1)
+    """Added to the diagonal of the Hessian, as a share of its mean; GPTQModel adds more where it stays singular."""
+
+    def refusal(self, config: Mapping[str, Any]) -> str | None:
+        """Look the family up in GPTQModel's own table, and its widths in config.json."""
+        from pipeline.backends.common import gptqmodel
+
+        return REFUSED.get(config.get("model_type", "")) or gptqmodel.refusal(config, self.group_size)
+
+    def requirements(self) -> list[Missing]:
+        """Need GPTQModel, and optimum, through which transformers loads GPTQ."""
+        from pipeline.backends.common import gptqmodel
+
+        return gptqmodel.requirements(("gptqmodel", "optimum"))
+
+    def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
+        """See Recipe.build."""
+        from pipeline.backends.common import gptqmodel
+
+        return gptqmodel.build(
+            method="gptq",
+            bits=self.bits,
+            group_size=self.group_size,
+            checkpoint=checkpoint,
+            corpus=corpus,
+            out=out,
+            symmetric=self.symmetric,
+            activation_order=self.activation_order,
+            damping=self.damping,
+        )
+
+    def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
+        """See Recipe.inspect."""
+        from pipeline.backends.common import packed_linear
+
+        return packed_linear.inspect(
+            artifact, checkpoint, bits=self.bits, group_size=self.group_size, symmetric=self.symmetric, index=True
+        )
+
+    def open(self, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+        """See Recipe.open."""
+        from pipeline.backends.gptq.run import runner
+
+        return runner(self, artifact, threads)

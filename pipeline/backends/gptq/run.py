@@ -1,0 +1,26 @@
+"""Running a GPTQ artifact on the CPU."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from transformers import GPTQConfig
+
+from evals.runner import Runner
+from pipeline.backends.common import packed_linear
+from pipeline.backends.gptq.recipe import Gptq
+
+
+def runner(recipe: Gptq, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+    """Load with the kernel pinned: kernels differ numerically, and the automatic choice differs between machines."""
+    return packed_linear.runner(artifact, threads, GPTQConfig(bits=recipe.bits, backend=kernel(recipe)))
+
+
+def kernel(recipe: Gptq) -> str:
+    """Name the fastest CPU kernel that computes with the stored integers as they are.
+
+    torch's int4 kernel takes 4 bits in groups. For other widths GPTQModel has one that unpacks, and one that rounds the
+    weights again to 8 bits a row: that one is faster, but it is not the artifact that would be scored.
+    """
+    if recipe.bits != 4:
+        return "gptq_torch"
+    return "gptq_torch_aten" if recipe.group_size > 0 else "gptq_torch_fused"

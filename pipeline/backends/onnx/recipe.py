@@ -1,0 +1,198 @@
+"""ONNX in the folder layout of onnxruntime-genai, for its CPU execution provider."""
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import model_validator
+
+from evals.runner import Runner
+from pipeline.backends.contract import Built, Contents, Missing
+from pipeline.errors import RequirementError
+from pipeline.records import Record
+
+Algorithm = Literal["default", "k_quant"]
+
+ACTIVATIONS = frozenset(
+    {
+        "silu",
+        "swish",
+        "swiglu",
+        "gelu_new",
+        "gelu_fast",
+        "gelu_pytorch_tanh",
+        "gelu",
+        "gegelu",
+        "geglu",
+        "relu",
+        "relu2",
+    }
+)
+"""What `make_activation` of the builder has operators for."""
+
+ROPE = frozenset({"default", "linear", "yarn"})
+"""RoPE kinds of the builder's base class."""
+
+ROPE_OF: Mapping[str, frozenset[str]] = {
+    "LlamaForCausalLM": frozenset({"default", "llama3"}),
+    "NemotronForCausalLM": frozenset({"default", "llama3"}),
+    "SmolLM3ForCausalLM": frozenset({"default", "llama3"}),
+    "Phi3ForCausalLM": frozenset({"default", "longrope", "su"}),
+    "HunYuanDenseV1ForCausalLM": frozenset({"default", "dynamic"}),
+}
+"""Architectures whose builder replaces the base class's reading of RoPE. It passes over any other kind without a word,
+and the model would lose its way beyond a few tokens."""
+
+ROPE_PER_LAYER_TYPE = frozenset({"Gemma3ForCausalLM"})
+"""transformers 5 gives these one set of RoPE parameters per layer type; the builder looks for a single one and dies."""
+
+
+class Onnx(Record):
+    """An onnxruntime-genai folder of one precision. Activations are float32, so there is no fp16: CPUs emulate it."""
+
+    backend: Literal["onnx"]
+    precision: Literal["fp32", "int8", "int4"]
+    """int8 and int4 are weight-only: MatMulNBits with one float32 scale a block of a row, the output head included.
+    The input embedding stays float32, but at int4 a tied one is shared with the head. Nothing is calibrated."""
+    algorithm: Algorithm | None = None
+    """How blocks are rounded. `default`: symmetric, to nearest. `k_quant`: asymmetric, scale and zero point searched
+    for the least squared error, as llama.cpp's K-quants do; four times slower to build, half more memory. None takes
+    the one that pays: k_quant for int4, default for int8, where both are near lossless."""
+    block_size: Literal[16, 32, 64, 128, 256] = 32
+    """Weights that share a scale: 32 costs one bit a weight, 128 a quarter bit."""
+    accuracy_level: Literal[1, 4] = 4
+    """What activations are rounded to inside MatMulNBits: 4 is int8 (fast integer kernels), 1 is float32."""
+    int8_parts: Literal["none", "head", "sensitive"] = "none"
+    """At int4, what gets 8 bits: the output head; or the head, and the attention inputs and down projections of the
+    first and last eighth of the layers and of every third one between, llama.cpp's choice in Q4_K_M. Needs k_quant."""
+    quantize_embeddings: bool = False
+    """At int4, also the input embedding of a model that does not tie it to the head. Needs `algorithm: default`."""
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        quantizing = ("algorithm", "block_size", "accuracy_level", "int8_parts", "quantize_embeddings")
+        fields = type(self).model_fields
+        idle = [name for name in quantizing if getattr(self, name) != fields[name].default]
+        if self.precision == "fp32" and idle:
+            raise ValueError(f"{', '.join(idle)}: has no effect at precision fp32; remove it")
+        for name in ("int8_parts", "quantize_embeddings"):
+            if self.precision == "int8" and name in idle:
+                raise ValueError(f"{name}: has no effect at precision int8; remove it")
+        if self.int8_parts != "none" and self.effective_algorithm != "k_quant":
+            # The default quantizer gives the head's tensors other names than a tied embedding then looks for.
+            raise ValueError(f"int8_parts: {self.int8_parts} needs algorithm: k_quant")
+        if self.quantize_embeddings and self.algorithm != "default":
+            # k_quant passes over Gather nodes without a word.
+            raise ValueError("quantize_embeddings: true needs algorithm: default")
+        return self
+
+    @property
+    def effective_algorithm(self) -> Algorithm:
+        """The algorithm, with None resolved."""
+        return self.algorithm or ("k_quant" if self.precision == "int4" else "default")
+
+    def refusal(self, config: Mapping[str, Any]) -> str | None:
+        """Look the architecture up in the builder's source, then its options; no answer while it is not installed."""
+        (architecture, *_) = config.get("architectures") or ["none"]
+        for part in ("vision_config", "audio_config"):
+            if part in config:
+                return f"{architecture} has a {part}; only text models are converted"
+        if not architecture.endswith("ForCausalLM"):
+            return f"{architecture} is not a causal language model"
+        source = _builder_source()
+        if source is None:
+            return None  # `requirements` says so, and how to get it
+        known = _architectures(source)
+        if architecture not in known:
+            return f"onnxruntime-genai's model builder does not know {architecture}"
+        if known[architecture] != "cpu":
+            return f"onnxruntime-genai builds {architecture} for {known[architecture]} only"
+        return _unsupported_option(architecture, config)
+
+    def requirements(self) -> list[Missing]:
+        """Need the runtime, and what its builder imports."""
+        packages = {
+            "onnxruntime_genai": "onnxruntime-genai",
+            "onnxruntime": "onnxruntime",
+            "onnx": "onnx",
+            "onnx_ir": "onnx-ir",
+        }
+        return [
+            Missing(what=f"the Python package {package} cannot be imported", remedy="make setup")
+            for module, package in packages.items()
+            if importlib.util.find_spec(module) is None
+        ]
+
+    def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
+        """See Recipe.build. `corpus` is not read: the builder's quantizers take no calibration data."""
+        from pipeline.backends.onnx.build import build
+
+        return build(self, checkpoint, out)
+
+    def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
+        """See Recipe.inspect."""
+        from pipeline.backends.onnx.inspect import contents
+
+        return contents(self, artifact, checkpoint)
+
+    def open(self, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+        """See Recipe.open."""
+        from pipeline.backends.onnx.run import runner
+
+        return runner(artifact, threads)
+
+
+def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | None:
+    """Name the setting of a known architecture that the builder refuses, or would pass over."""
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "unknown")
+        return f"the checkpoint is already quantized ({method}); build from the unquantized one"
+    activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
+    if activation not in ACTIVATIONS:
+        return f"onnxruntime-genai's model builder has no operator for the activation {activation}"
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if architecture in ROPE_PER_LAYER_TYPE or any(isinstance(value, dict) for value in rope.values()):
+        return f"onnxruntime-genai's model builder reads one RoPE for all layers, {architecture} has one per layer type"
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ROPE_OF.get(architecture, ROPE):
+        return f"onnxruntime-genai's model builder has no {kind} RoPE for {architecture}"
+    mixture = config.get("num_local_experts") or "mamba" in (config.get("layer_types") or ())
+    if architecture == "GraniteMoeHybridForCausalLM" and mixture:
+        # Its builder exports attention and the shared MLP of every layer, whatever else the layers hold.
+        return f"onnxruntime-genai's model builder leaves out the experts and Mamba layers of {architecture}"
+    return None
+
+
+def _builder_source() -> Path | None:
+    """Find the builder without importing it: that would import torch and transformers."""
+    spec = importlib.util.find_spec("onnxruntime_genai")
+    return Path(spec.origin).parent / "models" / "builder.py" if spec is not None and spec.origin else None
+
+
+@functools.cache
+def _architectures(source: Path) -> Mapping[str, str]:
+    """Read architecture to execution provider out of the if/elif chain of `create_model`."""
+    found: dict[str, str] = {}
+    for branch in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if not isinstance(branch, ast.If):
+            continue
+        forced = [
+            statement.value.value
+            for statement in branch.body
+            if isinstance(statement, ast.Assign)
+            and ast.unparse(statement.targets[0]) == "execution_provider"
+            and isinstance(statement.value, ast.Constant)
+        ]
+        for test in ast.walk(branch.test):
+            if isinstance(test, ast.Compare) and ast.unparse(test.left) == "config.architectures[0]":
+                (name,) = test.comparators
+                found.setdefault(ast.literal_eval(name), str(forced[-1]) if forced else "cpu")
+    if not found:
+        raise RequirementError(
+            f"{source}: names no architectures; this onnxruntime-genai is not the pinned one, `make setup`"
+        )
+    return found

@@ -8,7 +8,6 @@ import hashlib
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,8 +44,6 @@ def missing_prerequisites() -> list[str]:
         missing.append(f"Python 3.11 or 3.12 (found {found}): apt-get install python3.11, then make PYTHON=python3.11")
     if find_spec("ensurepip") is None:
         missing.append("Python's venv module: apt-get install python3-venv")
-    if not Path(sysconfig.get_paths()["include"], "Python.h").exists():
-        missing.append("Python's headers, for GPTQModel's packing kernel: apt-get install python3-dev")
     missing += [f"{tool}: apt-get install {tool}" for tool in ("g++", "cmake", "git") if shutil.which(tool) is None]
     return missing
 

@@ -18,5 +18,6 @@ def print_ranking() -> None:
         grid.add_row(*row, style="bold green" if row[-1] == "winner" else None)
     console = Console()
     # A pipe has no width of its own: a table cut at 80 columns would lose its numbers.
-    Console(width=console.width if console.is_terminal else 200).print(grid)
-    console.print(f"\n* on the Pareto front of size, perplexity and decode speed. Report: {paths.REPORT}")
+    wide = console if console.is_terminal else Console(width=200)
+    wide.print(grid)
+    wide.print(f"\n* on the Pareto front of size, perplexity and decode speed. Report: {paths.REPORT}")

@@ -5,6 +5,7 @@ Each subcommand is one such step; `__main__` runs them in order and adds up the 
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,6 +53,7 @@ def score_gptqmodel(arguments: argparse.Namespace) -> None:
 
 def score_genai(arguments: argparse.Namespace) -> None:
     """onnxruntime-genai: one generator a window."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read on import
     import onnxruntime_genai as og
 
     model = og.Model(str(arguments.source))

@@ -83,17 +83,20 @@ def finished(workspace: Workspace) -> Workspace:
     killed = subprocess.Popen(
         ["dvc", "repro"], cwd=workspace.folder, env=workspace.env, stdout=log, stderr=log, start_new_session=True
     )
-    second = workspace.folder / ".assay/partial/artifacts-gguf-q2_k"
-    first_done = workspace.folder / "artifacts/awq-int4/assay.json"
+    building = workspace.folder / ".assay/partial/artifacts-awq-int4"
     deadline = time.monotonic() + 300
-    while not (first_done.exists() and (second.exists() or any((workspace.folder / "artifacts").glob("gguf-*")))):
+    while not building.exists():
         assert killed.poll() is None, (workspace.folder / "killed.log").read_text()[-3000:]
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
+    assert not (workspace.folder / "artifacts/awq-int4").exists(), "nothing half-written"
+    done = {stage for stage in yaml.safe_load((workspace.folder / "dvc.lock").read_text())["stages"] if "@" in stage}
+    assert {"artifact@gguf-f16", "artifact@gptq-int4"} <= done
     ran = workspace.repro()
-    assert "artifact@awq-int4" not in ran, "what was finished before the kill is not built again"
+    assert not done & set(ran), "what was finished before the kill is not built again"
+    assert "artifact@awq-int4" in ran
     assert "selection" in ran
     workspace.commit("first run")
     return workspace

@@ -18,12 +18,16 @@ SAMPLES = 8
 SAMPLE_CHARACTERS = 2000
 AWKWARD_TEXTS = (
     "Hello, world!",
-    " leading, trailing and  double spaces ",
+    "inner  double and trailing spaces ",
     "line\nbreaks\n\n\tand tabs",
     "naïve café, Straße, 北京, Ελλάδα, 🙂",
     "x = 3.14159 * (1e-5 + 0xFF) # 2026",
 )
-"""Where tokenizers differ when a conversion went wrong: spaces, newlines, digits, and bytes beyond ASCII."""
+"""Where tokenizers differ when a conversion went wrong: spaces, newlines, digits, and bytes beyond ASCII.
+
+None begins with a space: transformers 5 merges a leading space with the one that Llama's tokenizer puts before every
+text, where `tokenizer.model` itself, and with it llama.cpp, keeps both.
+"""
 
 
 def corpus(params: Params) -> None:
@@ -85,7 +89,7 @@ def _split(name: str, text: TextParams, tokenizer: Any, prefix: int | None, leng
 
 def _vocabulary(tokenizer: Any, windows: Windows) -> Vocabulary:
     few = windows.ids[np.linspace(0, len(windows) - 1, min(SAMPLES, len(windows))).astype(int)]
-    texts = [tokenizer.decode(ids, skip_special_tokens=True)[:SAMPLE_CHARACTERS] for ids in few]
+    texts = [tokenizer.decode(ids, skip_special_tokens=True).lstrip()[:SAMPLE_CHARACTERS] for ids in few]
     template = tokenizer.chat_template
     return Vocabulary(
         size=len(tokenizer),

@@ -308,6 +308,11 @@ def test_refusals_name_the_architecture(toolchain: LlamaCpp) -> None:
     assert "NoSuchForCausalLM" in (gguf.refusal({"architectures": ["NoSuchForCausalLM"]}) or "")
     assert "BertModel" in (gguf.refusal({"architectures": ["BertModel"]}) or "")
     assert "vision" in (gguf.refusal({"architectures": ["Gemma3ForCausalLM"], "vision_config": {}}) or "")
+    gemma = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text"}
+    published = ["sliding_attention"] * 5 + ["full_attention"]
+    assert gguf.refusal(gemma | {"layer_types": published * 2}) is None
+    assert "every sixth" in (gguf.refusal(gemma | {"layer_types": published[::-1]}) or "")
+    assert "every sixth" in (gguf.refusal(gemma | {"sliding_window_pattern": 2}) or "")
 
 
 def test_fallbacks_are_told() -> None:

@@ -41,7 +41,6 @@ def test_a_killed_process_leaves_no_target_and_the_next_run_starts_clean() -> No
     program = textwrap.dedent(
         """
         import time
-from contextlib import suppress
         from pathlib import Path
         from pipeline import outputs
         with outputs.folder(Path("artifacts/one")) as out:

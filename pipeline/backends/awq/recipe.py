@@ -29,11 +29,10 @@ class Awq(Record):
         """Take only families for which the folding of scales is known to be right."""
         from pipeline.backends.common import gptqmodel
 
-        model_type = config.get("model_type", "none")
-        if model_type not in FAMILIES:
+        if config.get("model_type") not in FAMILIES:
             return (
-                f"AWQ folds its scales into the norm before each layer; that is checked for "
-                f"{', '.join(sorted(FAMILIES))} and not for {model_type}"
+                "AWQ folds its scales into the norm before each layer, and that was found right only for "
+                f"{', '.join(sorted(FAMILIES))}"
             )
         return gptqmodel.refusal(config, self.group_size)
 

@@ -69,6 +69,8 @@ class Gguf(Record):
             return None  # `requirements` says so, and how to get it
         if architecture not in _architectures(converter.parent / "conversion" / "__init__.py"):
             return f"llama.cpp's converter does not know {architecture}"
+        if config.get("model_type") == "gemma3_text" and not _full_attention_in_every_sixth_layer(config):
+            return "llama.cpp takes every sixth layer of gemma3_text for full attention; this config has another order"
         return None
 
     def requirements(self) -> list[Missing]:
@@ -100,6 +102,13 @@ class Gguf(Record):
         from pipeline.backends.gguf.run import runner
 
         return runner(artifact / self.file_name, threads)
+
+
+def _full_attention_in_every_sixth_layer(config: Mapping[str, Any]) -> bool:
+    types = config.get("layer_types")
+    if types is None:
+        return bool(config.get("sliding_window_pattern", 6) == 6)
+    return all((kind == "full_attention") == (layer % 6 == 5) for layer, kind in enumerate(types))
 
 
 @functools.cache

@@ -154,6 +154,11 @@ def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | N
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
         return f"onnxruntime-genai's model builder has no operator for the activation {activation}"
+    if config.get("vocab_size") in _inner_widths(config):
+        # The builder takes any linear layer with as many outputs as the vocabulary for the output head.
+        return (
+            f"onnxruntime-genai's model builder mistakes an inner layer of {config['vocab_size']} outputs for the head"
+        )
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if architecture in ROPE_PER_LAYER_TYPE or any(isinstance(value, dict) for value in rope.values()):
         return f"onnxruntime-genai's model builder reads one RoPE for all layers, {architecture} has one per layer type"
@@ -165,6 +170,14 @@ def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | N
         # Its builder exports attention and the shared MLP of every layer, whatever else the layers hold.
         return f"onnxruntime-genai's model builder leaves out the experts and Mamba layers of {architecture}"
     return None
+
+
+def _inner_widths(config: Mapping[str, Any]) -> set[int]:
+    """Return the numbers of outputs that linear layers inside the model have, joined ones included."""
+    hidden, inner, heads = (config.get(key) or 0 for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
+    head = config.get("head_dim") or (hidden // heads if heads else 0)
+    pairs = config.get("num_key_value_heads") or heads
+    return {hidden, inner, 2 * inner, heads * head, pairs * head, (heads + 2 * pairs) * head} - {0}
 
 
 def _builder_source() -> Path | None:

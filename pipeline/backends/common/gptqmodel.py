@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -162,13 +163,14 @@ def _environment() -> dict[str, str]:
     half a minute; packing is a small part of the work. GPTQMODEL_CPU_WORKERS: its loader asks for two workers, and its
     own default on two cores is one, which fails.
     """
+    ours = str(Path(pipeline.__path__[0]).resolve().parent)
     workers = max(2, min(12, len(os.sched_getaffinity(0)) // 2))
     return {
         **os.environ,
         "GPTQMODEL_DISABLE_PACK_EXT": "1",
         "GPTQMODEL_CPU_WORKERS": str(workers),
         "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(pipeline.__path__[0]).parent), os.getenv("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(filter(None, (ours, os.getenv("PYTHONPATH")))),
     }
 
 
@@ -177,9 +179,10 @@ def _run(job: Job, what: str) -> None:
     command = [sys.executable, "-m", gptqmodel_child.__name__, job.model_dump_json()]
     tail: deque[str] = deque(maxlen=processes.TAIL_LINES)
     bar: Iterator[int] | None = None
-    # stdin stays open and empty: when this process dies, the child reads its end and stops.
-    with subprocess.Popen(
-        command, env=_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    # stdin stays open and empty: when this process dies, the child reads its end and stops. It works in a folder of its
+    # own, because GPTQModel leaves a folder `logs` wherever it runs.
+    with tempfile.TemporaryDirectory(prefix="assay-gptqmodel-") as work, subprocess.Popen(
+        command, env=_environment(), cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, errors="replace",
     ) as child:  # fmt: skip
         assert child.stdout is not None

@@ -309,10 +309,18 @@ def test_refusals(config: dict[str, Any], words: str | None) -> None:
     assert (reason is None) if words is None else (reason is not None and words in reason)
 
 
-@pytest.mark.parametrize("vocabulary", [256, 512, 1024, 128])
-def test_a_vocabulary_as_wide_as_an_inner_layer_is_refused(vocabulary: int) -> None:
-    """The builder would take hidden, feed-forward, joined feed-forward or key layers for the head, without a word."""
-    config = {"architectures": ["LlamaForCausalLM"], "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+@pytest.mark.parametrize(
+    ("architecture", "vocabulary"),
+    [("LlamaForCausalLM", 256), ("LlamaForCausalLM", 512), ("LlamaForCausalLM", 128), ("Phi3ForCausalLM", 1024)],
+)
+def test_a_vocabulary_as_wide_as_an_inner_layer_is_refused(architecture: str, vocabulary: int) -> None:
+    """The builder would take that layer for the output head, without a word; Phi-3's gate and up are one layer."""
+    config: dict[str, Any] = {
+        "architectures": [architecture],
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "head_dim": 64,
+    }
     config |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     assert INT4.refusal(config | {"vocab_size": 4096}) is None
     assert f"{vocabulary} outputs" in (INT4.refusal(config | {"vocab_size": vocabulary}) or "")

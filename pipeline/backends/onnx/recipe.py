@@ -154,7 +154,7 @@ def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | N
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
         return f"onnxruntime-genai's model builder has no operator for the activation {activation}"
-    if config.get("vocab_size") in _inner_widths(config):
+    if config.get("vocab_size") in _inner_widths(architecture, config):
         # The builder takes any linear layer with as many outputs as the vocabulary for the output head.
         return (
             f"onnxruntime-genai's model builder mistakes an inner layer of {config['vocab_size']} outputs for the head"
@@ -172,12 +172,13 @@ def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | N
     return None
 
 
-def _inner_widths(config: Mapping[str, Any]) -> set[int]:
-    """Return the numbers of outputs that linear layers inside the model have, joined ones included."""
+def _inner_widths(architecture: str, config: Mapping[str, Any]) -> set[int]:
+    """Return the numbers of outputs that linear layers inside the model have; Phi-3 joins gate with up and q, k, v."""
     hidden, inner, heads = (config.get(key) or 0 for key in ("hidden_size", "intermediate_size", "num_attention_heads"))
     head = config.get("head_dim") or (hidden // heads if heads else 0)
     pairs = config.get("num_key_value_heads") or heads
-    return {hidden, inner, 2 * inner, heads * head, pairs * head, (heads + 2 * pairs) * head} - {0}
+    joined = {2 * inner, (heads + 2 * pairs) * head} if architecture.startswith("Phi3") else set()
+    return ({hidden, inner, heads * head, pairs * head} | joined) - {0}
 
 
 def _builder_source() -> Path | None:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 def quantize(arguments: argparse.Namespace) -> None:
     """GPTQModel as its README shows, on the CPU."""
+    os.environ["GPTQMODEL_CPU_WORKERS"] = "2"  # on two cores its own default is one, and its loader then fails
     from gptqmodel import BACKEND, GPTQModel, QuantizeConfig
     from gptqmodel.quantization import METHOD
 
@@ -45,6 +46,7 @@ def score_transformers(arguments: argparse.Namespace) -> None:
 
 def score_gptqmodel(arguments: argparse.Namespace) -> None:
     """The same loop over GPTQModel's own loading."""
+    os.environ["GPTQMODEL_CPU_WORKERS"] = "2"
     from gptqmodel import BACKEND, GPTQModel
 
     backend = BACKEND.AWQ_TORCH if arguments.format == "awq" else BACKEND.GPTQ_TORCH

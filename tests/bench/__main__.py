@@ -155,7 +155,9 @@ def _by_hand(work: Path, workspace: Path) -> float:
         ]
         steps.append([*builder, "-p", precision, "-e", "cpu", "-c", work / "cache"])
         steps.append([*step, "score_genai", "--source", out, "--windows", evaluation])
-    return sum(_seconds(lambda command=command: _run(command, cwd=ROOT)) for command in steps)  # type: ignore[misc]
+    # In `work`, not here: GPTQModel leaves a folder `logs` wherever it runs.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return sum(_seconds(lambda command=command: _run(command, work, environment)) for command in steps)  # type: ignore[misc]
 
 
 def _write_text(source: Path, windows: Path, out: Path) -> None:

@@ -62,9 +62,17 @@ class Entry:
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def bytes(self) -> int:
+        """What it takes in the file."""
+        return self.end - self.begin
+
 
 def read_header(path: Path, source: str) -> tuple[Entry, ...]:
-    """Return a file's tensors in the order of their bytes; refuse a file whose header and size do not agree."""
+    """Return a file's tensors in the order of their bytes; CheckpointError when header and size do not agree.
+
+    `source` names in errors what the file is a part of.
+    """
     where = f"{source}: {path.name}"
     size = path.stat().st_size
     with path.open("rb") as stream:
@@ -178,7 +186,7 @@ def _stretches(size: int, entries: tuple[Entry, ...]) -> Iterator[tuple[Entry | 
     """Yield (tensor, bytes) over the whole file, the header (None) first."""
     yield None, entries[0].begin if entries else size
     for entry in entries:
-        yield entry, entry.end - entry.begin
+        yield entry, entry.bytes
 
 
 def _fill(descriptor: int, block: memoryview) -> int:

@@ -73,6 +73,27 @@ def test_eight_bits_are_scored_as_stored(case: Case, eight: Path) -> None:
     assert measured == pytest.approx(exact, abs=0.003)
 
 
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({"bits": 3}, 0.3),
+        ({"bits": 2, "group_size": 32}, 1.5),
+        ({"bits": 4, "group_size": -1}, 0.15),
+        ({"bits": 4, "activation_order": True}, 0.1),
+    ],
+    ids=["3 bits", "2 bits", "a group a row", "activation order"],
+)
+def test_less_usual_recipes(case: Case, tmp_path: Path, options: dict[str, Any], most: float) -> None:
+    """Each must pass the structural checks and lose about what its width costs, in nats a token."""
+    recipe = Gptq.model_validate({"backend": "gptq", **options})
+    recipe.build(case.checkpoint, case.corpus, tmp_path)
+    with recipe.inspect(tmp_path, case.checkpoint) as contents:
+        low, high = contents.expected_bits_per_weight
+        assert low < contents.bits_per_weight < high
+    with recipe.open(tmp_path, 2) as runner:
+        assert -0.01 < packed.nll(runner, case.evaluation) - case.nll < most
+
+
 def test_loads_untouched_in_transformers(case: Case, four: Path) -> None:
     ids = case.evaluation.ids[0]
     plain = CausalLMRunner(AutoModelForCausalLM.from_pretrained(four))

@@ -138,8 +138,9 @@ def test_fewer_bits_diverge_more(int8: Path, int4: Path, ids: Ids, source_logits
     assert 3 * at_8 < at_4 < 0.2
 
 
+@pytest.mark.parametrize("recipe", [FP32, INT8, INT4], ids=lambda recipe: recipe.precision)
 def test_two_builds_give_the_same_bytes(
-    checkpoint: Path, int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Onnx, checkpoint: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The builder stamps the commit of an enclosing git repository into model.onnx, and is told folders by path."""
     repository = tmp_path / "repository"
@@ -150,8 +151,8 @@ def test_two_builds_give_the_same_bytes(
     monkeypatch.setenv("GIT_DIR", str(repository / ".git"))
     elsewhere = tmp_path / "another-name"
     shutil.copytree(checkpoint, elsewhere)
-    again = build(INT4, elsewhere, tmp_path / "artifacts" / "other")
-    assert hashes(again) == hashes(int4)
+    again = build(recipe, elsewhere, tmp_path / "artifacts" / "other")
+    assert hashes(again) == hashes(request.getfixturevalue(recipe.precision))
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["other"]
     for path in again.iterdir():
         data = path.read_bytes()

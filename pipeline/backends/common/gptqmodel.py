@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from pipeline import processes
 from pipeline.backends.common import gptqmodel_child, stored
 from pipeline.backends.common.gptqmodel_child import Job
 from pipeline.backends.contract import Built, Missing
+from pipeline.checkpoints.weights import Entry
 from pipeline.errors import BuildError
-from pipeline.progress import track
 
 COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*",
@@ -131,10 +131,10 @@ def build(
     return Built(tools=tools, notes=notes)
 
 
-def _check_shapes(tensors: list[stored.Stored], group_size: int) -> None:
+def _check_shapes(tensors: list[Entry], group_size: int) -> None:
     """Refuse now what would fail, or give an artifact that few kernels load, after hours of work."""
     for tensor in tensors:
-        if not tensor.is_layer_matrix:
+        if not stored.is_layer_matrix(tensor):
             continue
         outputs, inputs = tensor.shape[-2:]
         unit = max(group_size, PACKED_ROWS)
@@ -146,11 +146,11 @@ def _check_shapes(tensors: list[stored.Stored], group_size: int) -> None:
             )
 
 
-def _dtypes(tensors: list[stored.Stored]) -> tuple[str, str]:
+def _dtypes(tensors: list[Entry]) -> tuple[str, str]:
     """Return the dtype of most weights, and the one to quantize from: the same, or bfloat16 with float32's range."""
     counts: Counter[str] = Counter()
     for tensor in tensors:
-        counts[tensor.dtype] += tensor.elements
+        counts[tensor.dtype] += tensor.parameters
     (most, _), *_ = counts.most_common(1)
     source = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}.get(most, most)
     return source, source if source in ("bfloat16", "float16") else "bfloat16"
@@ -175,32 +175,21 @@ def _environment() -> dict[str, str]:
 
 
 def _run(job: Job, what: str) -> None:
-    """Run the child to its end, showing how many layers are done."""
+    """Run the child to its end, showing how many layers are done.
+
+    Its stdin stays open and empty: when this process dies, the child reads its end and stops. It works in a folder of
+    its own, because GPTQModel leaves a folder `logs` wherever it runs.
+    """
     command = [sys.executable, "-m", gptqmodel_child.__name__, job.model_dump_json()]
-    tail: deque[str] = deque(maxlen=processes.TAIL_LINES)
-    bar: Iterator[int] | None = None
-    # stdin stays open and empty: when this process dies, the child reads its end and stops. It works in a folder of its
-    # own, because GPTQModel leaves a folder `logs` wherever it runs.
-    with tempfile.TemporaryDirectory(prefix="assay-gptqmodel-") as work, subprocess.Popen(
-        command, env=_environment(), cwd=work, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, errors="replace",
-    ) as child:  # fmt: skip
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                if line.startswith(gptqmodel_child.REPORT):
-                    _, layers = json.loads(line.removeprefix(gptqmodel_child.REPORT))
-                    bar = bar or iter(track(range(layers), f"{what} layers"))
-                    next(bar, None)  # the first draws the bar at none done
-                elif line.strip():
-                    tail.append(line.rstrip())
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode != 0:
-        how = f"was killed by signal {-child.returncode}" if child.returncode < 0 else f"exited with {child.returncode}"
-        lines = "\n".join(f"  {line}" for line in tail)
-        raise BuildError(f"{what}: GPTQModel {how}; its last lines:\n{lines}")
+    with tempfile.TemporaryDirectory(prefix="assay-gptqmodel-") as work:
+        processes.run(
+            command,
+            what=f"{what}: GPTQModel",
+            env=_environment(),
+            cwd=Path(work),
+            stdin=subprocess.PIPE,
+            progress=processes.count(rf"{gptqmodel_child.REPORT}(\d+) of (\d+)"),
+        )
 
 
 def _notes(job: Job, log: Path) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ want of memory becomes a message too. Lines that begin with REPORT are for the p
 fails.
 """
 
-import json
 import os
 import sys
 import threading
@@ -17,7 +16,7 @@ from evals.windows import Windows
 from pipeline.records import Record
 
 REPORT = "\x1elayers "
-"""Followed by `[done, all]`. The record separator never occurs in what the libraries print."""
+"""Followed by `done of all`. The record separator never occurs in what the libraries print."""
 
 
 class Job(Record):
@@ -64,7 +63,14 @@ def _config(job: Job) -> Any:
     common = {"bits": job.bits, "group_size": job.group_size, "sym": job.symmetric, "offload_to_disk": False}
     if job.method == "awq":
         return QuantizeConfig(**common, method="awq", format="gemm")
-    return QuantizeConfig(**common, method="gptq", desc_act=job.activation_order, damp_percent=job.damping)
+    return QuantizeConfig(
+        **common,
+        method="gptq",
+        desc_act=job.activation_order,
+        # Reorders whole groups only: needs groups, and excludes activation order.
+        act_group_aware=job.group_size > 0 and not job.activation_order,
+        damp_percent=job.damping,
+    )
 
 
 def _report_layers(model: Any) -> None:
@@ -72,7 +78,7 @@ def _report_layers(model: Any) -> None:
     done: set[int] = set()
 
     def report() -> None:
-        print(f"\n{REPORT}{json.dumps([len(done), layers])}", flush=True)  # noqa: T201 (the way to the parent)
+        print(f"\n{REPORT}{len(done)} of {layers}", flush=True)  # noqa: T201 (the way to the parent)
 
     def layer_complete(*, layer_idx: int, submodule_finalized: bool) -> None:  # GPTQModel's names; told twice a layer
         if layer_idx not in done:

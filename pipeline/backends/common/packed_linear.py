@@ -14,6 +14,7 @@ from evals.runner import Runner
 from pipeline.backends.common import hf_tokenizer, stored
 from pipeline.backends.common.causal_lm import CausalLMRunner, quiet
 from pipeline.backends.contract import Contents, Tensor
+from pipeline.checkpoints.weights import Entry
 from pipeline.errors import MeasurementError
 
 PACKED = ("qweight", "qzeros")
@@ -31,26 +32,26 @@ def inspect(
     # A tied head that the checkpoint stores all the same is written back once, as the embedding.
     dropped = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
     originals = list(stored.tensors(checkpoint))
-    parameters = sum(tensor.elements for tensor in originals)
+    parameters = sum(tensor.parameters for tensor in originals)
     kept = [tensor for tensor in originals if tensor.name not in dropped]
     expected = _expected_bits(kept, bits=bits, group_size=group_size, index=index) / parameters
     yield Contents(
         tensors=_tensors(artifact, symmetric=symmetric),
-        bits_per_weight=sum(tensor.bits for tensor in stored.tensors(artifact)) / parameters,
+        bits_per_weight=8 * sum(tensor.bytes for tensor in stored.tensors(artifact)) / parameters,
         expected_bits_per_weight=(expected * (1 - SLACK), expected * (1 + SLACK)),
         tokenizer=hf_tokenizer.describe(artifact),
     )
 
 
-def _expected_bits(originals: list[stored.Stored], *, bits: int, group_size: int, index: bool) -> float:
+def _expected_bits(originals: list[Entry], *, bits: int, group_size: int, index: bool) -> float:
     """Add up what the format takes for these shapes if every matrix of every layer is quantized."""
     total = 0.0
     for tensor in originals:
-        if not tensor.is_layer_matrix:
-            total += tensor.elements * min(16, stored.BITS[tensor.dtype])
+        if not stored.is_layer_matrix(tensor):
+            total += min(16 * tensor.parameters, 8 * tensor.bytes)
             continue
         columns = tensor.shape[-1]
-        rows = tensor.elements // columns
+        rows = tensor.parameters // columns
         groups = columns // group_size if group_size > 0 else 1
         # Per weight its integer; per group and row a float16 scale and a zero point; per column its group.
         total += rows * columns * bits + rows * groups * (16 + bits) + (32 * columns if index else 0)
@@ -62,14 +63,14 @@ def _tensors(artifact: Path, *, symmetric: bool) -> Iterator[Tensor]:
 
     Left out: g_idx, which numbers the groups, and symmetric zero points, which are one constant by design.
     """
-    for tensor in stored.tensors(artifact):
-        leaf = tensor.name.rpartition(".")[2]
-        if leaf == "g_idx" or (leaf == "qzeros" and symmetric):
-            continue
-        with safe_open(tensor.file, framework="pt") as file:
-            values = file.get_tensor(tensor.name)
-        packed = leaf in PACKED
-        yield Tensor(name=tensor.name, values=(values if packed else values.float()).numpy(), packed=packed)
+    for path in stored.files(artifact):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping: it has no iterator)
+                leaf = name.rpartition(".")[2]
+                if leaf == "g_idx" or (leaf == "qzeros" and symmetric):
+                    continue
+                values, packed = file.get_tensor(name), leaf in PACKED
+                yield Tensor(name=name, values=(values if packed else values.float()).numpy(), packed=packed)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,9 @@ from pipeline.backends.gguf import source
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.errors import BuildError
 
+TENSORS = processes.count(r"\[ *(\d+)/ *(\d+)\]")
+"""How llama-quantize numbers its lines."""
+
 
 def build(recipe: Gguf, checkpoint: Path, corpus: Path, out: Path) -> Built:
     """Write the one GGUF file. Raises BuildError with the failing tool's last lines.
@@ -29,7 +32,7 @@ def build(recipe: Gguf, checkpoint: Path, corpus: Path, out: Path) -> Built:
             work = matrix.parent
             command += ["--imatrix", matrix.name]
         command += [folder / source.HEADER, target, recipe.quantization, str(len(os.sched_getaffinity(0)))]
-        output = processes.run(command, what=f"llama-quantize {recipe.quantization}", cwd=work)
+        output = processes.run(command, what=f"llama-quantize {recipe.quantization}", cwd=work, progress=TENSORS)
     if not target.exists():
         raise BuildError(f"llama-quantize {recipe.quantization} ended well but wrote no {target.name}")
     tools = {"llama-cpp-python": toolchain.version, "transformers": importlib.metadata.version("transformers")}

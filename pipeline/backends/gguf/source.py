@@ -92,7 +92,10 @@ def importance(toolchain: LlamaCpp, folder: Path, corpus: Path) -> Path:
             "-fa": "off",
         }
         words = [str(word) for option in options.items() for word in option]
-        processes.run([toolchain.tool("llama-imatrix"), *words, "--no-ppl"], what="llama-imatrix", cwd=work)
+        done = processes.count(r".*stored collected data after (\d+) chunks", total=len(windows))
+        processes.run(
+            [toolchain.tool("llama-imatrix"), *words, "--no-ppl"], what="llama-imatrix", cwd=work, progress=done
+        )
         _check_chunks(work / "imatrix.gguf", len(windows))
         target.parent.mkdir(exist_ok=True)
         (work / "imatrix.gguf").rename(target)
@@ -143,7 +146,9 @@ def _convert(toolchain: LlamaCpp, checkpoint: Path, name: str, into: Path) -> No
     _correct_config(named / "config.json")
     command: list[str | Path] = [sys.executable, toolchain.converter, named, "--outfile", into / "model.gguf"]
     command += ["--outtype", _outtype(checkpoint), "--split-max-size", "1000000G", "--no-tensor-first-split"]
-    processes.run(command, what="convert_hf_to_gguf.py", env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    percent = processes.count(r"Writing: +(\d+)%", total=100)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    processes.run(command, what="convert_hf_to_gguf.py", env=environment, progress=percent)
     shutil.rmtree(into / "input")
     for file in (HEADER, TENSORS):
         if not (into / file).exists():

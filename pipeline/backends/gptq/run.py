@@ -18,9 +18,7 @@ def runner(recipe: Gptq, artifact: Path, threads: int) -> AbstractContextManager
 def kernel(recipe: Gptq) -> str:
     """Name the fastest CPU kernel that computes with the stored integers as they are.
 
-    torch's int4 kernel takes 4 bits in groups. For other widths GPTQModel has one that unpacks, and one that rounds the
+    torch's int4 kernel takes 4 bits in groups. For the rest GPTQModel has one that unpacks, and one that rounds the
     weights again to 8 bits a row: that one is faster, but it is not the artifact that would be scored.
     """
-    if recipe.bits != 4:
-        return "gptq_torch"
-    return "gptq_torch_aten" if recipe.group_size > 0 else "gptq_torch_fused"
+    return "gptq_torch_aten" if recipe.bits == 4 and recipe.group_size > 0 else "gptq_torch"

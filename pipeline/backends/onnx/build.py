@@ -35,6 +35,7 @@ ENVIRONMENT = {
     **genai.NO_TELEMETRY,
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
+    "PYTHONUNBUFFERED": "1",  # so that its lines come when they are printed
     # The builder stamps model.onnx with the commit of whatever git repository encloses its installation, which for a
     # .venv inside a clone is the clone's own. Shown no repository, it takes the commit that its wheel was made from.
     "GIT_DIR": os.devnull,
@@ -53,7 +54,9 @@ def build(recipe: "Onnx", checkpoint: Path, out: Path) -> Built:
         command += ["--extra_options", *_options(recipe)]
         # Run from an empty folder: `python -m` puts the working directory first on the import path.
         what = f"onnxruntime-genai's model builder at {recipe.precision}"
-        processes.run(command, what=what, env={**os.environ, **ENVIRONMENT}, cwd=Path(scratch))
+        config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+        layers = processes.count(r"Reading layer (\d+)", total=config.get("num_hidden_layers", 0))
+        processes.run(command, what=what, env={**os.environ, **ENVIRONMENT}, cwd=Path(scratch), progress=layers)
     for name in TOKENIZER_FILES:
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, out / name)

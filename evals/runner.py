@@ -1,6 +1,6 @@
 """What an evaluation needs of a loaded model, and nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +15,11 @@ class Runner(Protocol):
 
     Runners speak token ids only: text never reaches one, so two runtimes cannot tokenize it differently.
     """
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What the numbers depend on beside weights and ids: runtime and version, attention kernel, dtype, threads."""
+        ...
 
     def logits(self, ids: Ids) -> Iterator[Logits]:
         """Yield next-token logits for `ids` (shape [tokens]) in consecutive blocks of shape [rows, vocabulary].

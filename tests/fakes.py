@@ -1,6 +1,6 @@
 """Stand-ins at the edges: a runner with known logits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,10 @@ class TableRunner:
 
     table: Logits
     block_rows: int = 3
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return {"runtime": "a table"}
 
     def logits(self, ids: Ids) -> Iterator[Logits]:
         rows = self.table[ids[:-1]]

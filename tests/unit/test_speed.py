@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from evals import speed
-from evals.runner import Ids, Logits
+from evals.runner import Ids, Logits, Runner
 
 PREFILL, STEP = 0.05, 0.01
 
 
-class Clockwork:
+class Clockwork(Runner):
     """Sleeps a known time for the prefill and for each decode step."""
 
     calls = 0

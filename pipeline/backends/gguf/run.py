@@ -6,8 +6,9 @@ for a CPU; left to itself the choice depends on the model), one sequence, at mos
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,16 @@ class GgufRunner:
         self._rows = max(1, min(BATCH_TOKENS, BLOCK_BYTES // (4 * self._vocabulary)))
         self._context: Any = None
         self._shape = (0, 0)
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """See Runner.settings."""
+        return {
+            "runtime": f"llama.cpp of llama-cpp-python {version('llama_cpp_python')}",
+            "attention": "flash attention, key-value cache float16",
+            "dtype": "weights as stored, activations rounded to match them, sums float32",
+            "threads": str(self._threads),
+        }
 
     def logits(self, ids: Ids) -> Iterator[Logits]:
         """See Runner.logits. Blocks are views of llama.cpp's own buffer, which the next block overwrites."""

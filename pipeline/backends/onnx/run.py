@@ -1,7 +1,8 @@
 """An onnxruntime-genai folder as a Runner."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ class OnnxRunner:
     minimum length instead would forbid that token rather than pass it.
     """
 
-    def __init__(self, model: Any, folder: Path) -> None:
+    def __init__(self, model: Any, folder: Path, threads: int) -> None:
         self._og = genai.library()
         self._model = model
         self._folder = folder
+        self._threads = threads
         section = genai.settings(folder)["model"]
         self._longest = int(section["context_length"])
         self._rows = max(1, BLOCK_BYTES // (4 * int(section["vocab_size"])))
@@ -34,6 +36,16 @@ class OnnxRunner:
         self._rewinds = "sliding_window" not in section["decoder"]
         self._generator: Any = None
         self._capacity = 0
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """See Runner.settings."""
+        return {
+            "runtime": f"onnxruntime-genai {version('onnxruntime-genai')}, onnxruntime {version('onnxruntime')}",
+            "attention": "GroupQueryAttention",
+            "dtype": "float32",
+            "threads": str(self._threads),
+        }
 
     def logits(self, ids: Ids) -> Iterator[Logits]:
         """See Runner.logits."""
@@ -84,7 +96,7 @@ class OnnxRunner:
 @contextmanager
 def runner(folder: Path, threads: int) -> Iterator[OnnxRunner]:
     """Load an artifact; MeasurementError when it is damaged."""
-    opened = OnnxRunner(genai.model(folder, threads), folder)
+    opened = OnnxRunner(genai.model(folder, threads), folder, threads)
     try:
         yield opened
     finally:

@@ -110,14 +110,43 @@ class Sample(Record):
     ids: tuple[int, ...]
 
 
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Chat(Record):
+    """A conversation and the ids that the checkpoint's chat template and tokenizer make of it."""
+
+    name: str
+    """What is awkward about it, for whoever reads that an artifact renders it differently."""
+    messages: tuple[Message, ...]
+    add_generation_prompt: bool
+    ids: tuple[int, ...]
+
+
 class Vocabulary(Record):
     """What the checkpoint's tokenizer does: the yardstick for each artifact's own tokenizer."""
 
     size: int
     special_ids: dict[str, int | None]
     """bos and eos."""
+    added_tokens: dict[str, int]
+    """Special and added tokens, found in a text before anything else of it is tokenized."""
+    adds_bos: bool
+    """BOS is put before plain text, unless asked not to."""
     chat_template: str | None
     samples: tuple[Sample, ...]
+    chats: tuple[Chat, ...]
+    """Empty without a chat template, and where it writes today's date (`reads_clock`): one corpus gives the same bytes
+    on any day. A conversation that the template refuses is left out."""
+
+    @property
+    def reads_clock(self) -> bool:
+        """True when the chat template writes today's date: then conversations are rendered when they are compared."""
+        return self.chat_template is not None and "strftime_now" in self.chat_template
 
 
 class Reference(Record):
@@ -160,6 +189,9 @@ class Artifact(Record):
     notes: tuple[str, ...] = ()
     parameters: int | None = None
     bits_per_weight: float | None = None
+    chat_template_agreement: float | None = None
+    """Share of the vocabulary's conversations that the artifact's own runtime turns into the same ids; None where the
+    checkpoint has no chat template. A note names the first difference."""
     bytes: int | None = None
     """All files together: what a download costs."""
     files: tuple[File, ...] = ()

@@ -4,7 +4,7 @@ Heavy imports (torch, gptqmodel, onnxruntime_genai, llama_cpp) live behind the d
 params.yaml validates in a fraction of a second.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +13,10 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from evals.runner import Runner
+from pipeline.records import Message
+
+Render = Callable[[Sequence[Message], bool], list[int]]
+"""Messages, and whether to open the assistant's turn, to the ids that a model is fed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +57,12 @@ class Tokenizer:
     vocabulary_size: int
     special_ids: dict[str, int | None] = field(default_factory=dict)
     """bos and eos, as the artifact declares them."""
+    adds_bos: bool
+    """BOS is put before plain text, unless asked not to."""
     chat_template: str | None = None
+    render: Render
+    """A conversation through the runtime that will serve it: BOS and all, as for a chat request. Raises
+    MeasurementError with the runtime's words when it refuses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

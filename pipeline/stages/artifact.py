@@ -7,7 +7,7 @@ from pathlib import Path
 from evals import memory
 from pipeline import digests, outputs, paths
 from pipeline.backends import AnyRecipe
-from pipeline.backends.common import checks
+from pipeline.backends.common import checks, hf_tokenizer
 from pipeline.checkpoints import link
 from pipeline.errors import BuildError, RequirementError
 from pipeline.params import Params
@@ -52,20 +52,30 @@ def artifact(params: Params, name: str) -> None:
 
 def _build(recipe: AnyRecipe, identity: Artifact, checkpoint: Checkpoint, folder: Path, out: Path) -> Artifact:
     built = recipe.build(folder, paths.CORPUS, out)
+    vocabulary = _vocabulary(folder)
     with recipe.inspect(out, folder) as contents:
-        found = checks.problems(contents, Vocabulary.load(paths.CORPUS / "vocabulary.json"))
+        found = checks.problems(contents, vocabulary)
+        if found:
+            listed = "\n".join(f"  {problem}" for problem in found)
+            raise BuildError(f"artifact {identity.name} was built but is damaged:\n{listed}")
+        agreement, differences = checks.chat_template_agreement(contents.tokenizer, vocabulary)
         bits_per_weight = contents.bits_per_weight
-    if found:
-        raise BuildError(f"artifact {identity.name} was built but is damaged:\n" + "\n".join(f"  {p}" for p in found))
     files = digests.list_files(out)
     return identity.model_copy(
         update={
             "tools": built.tools,
-            "notes": built.notes,
+            "notes": built.notes + differences,
             "parameters": checkpoint.parameters,
             "bits_per_weight": bits_per_weight,
+            "chat_template_agreement": agreement,
             "bytes": sum(file.bytes for file in files),
             "files": files,
             "digest": digests.of_files(files),
         }
     )
+
+
+def _vocabulary(folder: Path) -> Vocabulary:
+    """Load the yardstick; a template that writes today's date is rendered now, as the artifact's runtime will."""
+    vocabulary = Vocabulary.load(paths.CORPUS / "vocabulary.json")
+    return hf_tokenizer.with_chats(vocabulary, hf_tokenizer.load(folder)) if vocabulary.reads_clock else vocabulary

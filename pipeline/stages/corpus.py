@@ -11,23 +11,11 @@ from pipeline.checkpoints import link
 from pipeline.errors import CorpusError
 from pipeline.params import Params, TextParams
 from pipeline.progress import track
-from pipeline.records import FILE, Checkpoint, Corpus, Sample, Split, Vocabulary
+from pipeline.records import FILE, Checkpoint, Corpus, Split
 from pipeline.texts import cut, read
 
 SAMPLES = 8
 SAMPLE_CHARACTERS = 2000
-AWKWARD_TEXTS = (
-    "Hello, world!",
-    "inner  double and trailing spaces ",
-    "line\nbreaks\n\n\tand tabs",
-    "naïve café, Straße, 北京, Ελλάδα, 🙂",
-    "x = 3.14159 * (1e-5 + 0xFF) # 2026",
-)
-"""Where tokenizers differ when a conversion went wrong: spaces, newlines, digits, and bytes beyond ASCII.
-
-None begins with a space: transformers 5 merges a leading space with the one that Llama's tokenizer puts before every
-text, where `tokenizer.model` itself, and with it llama.cpp, keeps both.
-"""
 
 
 def corpus(params: Params) -> None:
@@ -52,7 +40,8 @@ def corpus(params: Params) -> None:
                 f"corpus: {overlap:.2%} of the evaluation's runs of {cut.NGRAM} words also occur in calibration, and "
                 f"corpus.max_overlap allows {params.corpus.max_overlap:.2%}; use texts that do not share documents"
             )
-        _vocabulary(tokenizer, splits["calibration"][0]).save(out / "vocabulary.json")
+        samples = _samples(tokenizer, splits["calibration"][0])
+        hf_tokenizer.vocabulary(tokenizer, samples).save(out / "vocabulary.json")
         files = digests.list_files(out)
         Corpus(
             checkpoint=checkpoint.digest,
@@ -87,16 +76,6 @@ def _split(name: str, text: TextParams, tokenizer: Any, prefix: int | None, leng
     )
 
 
-def _vocabulary(tokenizer: Any, windows: Windows) -> Vocabulary:
+def _samples(tokenizer: Any, windows: Windows) -> list[str]:
     few = windows.ids[np.linspace(0, len(windows) - 1, min(SAMPLES, len(windows))).astype(int)]
-    texts = [tokenizer.decode(ids, skip_special_tokens=True).lstrip()[:SAMPLE_CHARACTERS] for ids in few]
-    template = tokenizer.chat_template
-    return Vocabulary(
-        size=len(tokenizer),
-        special_ids={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
-        chat_template=template if isinstance(template, str) else None,
-        samples=tuple(
-            Sample(text=text, ids=tuple(tokenizer.encode(text, add_special_tokens=False)))
-            for text in (*AWKWARD_TEXTS, *texts)
-        ),
-    )
+    return [tokenizer.decode(ids, skip_special_tokens=True).lstrip()[:SAMPLE_CHARACTERS] for ids in few]

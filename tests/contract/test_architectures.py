@@ -28,7 +28,7 @@ from pipeline.backends.onnx.recipe import Onnx
 from pipeline.checkpoints.check import check
 from pipeline.checkpoints.obtain import obtain
 from pipeline.errors import CheckpointError, RequirementError
-from pipeline.records import Sample, Vocabulary
+from pipeline.records import Vocabulary
 from pipeline.toolchains import llama_cpp
 from tests.families import FAMILIES
 from tests.support_table import MEASURING, PROPERTY, SUPPORT, Found, load
@@ -37,14 +37,6 @@ from tests.vocabularies import ByteLevel
 WINDOW_TOKENS = 128
 CALIBRATION_WINDOWS = 24
 THREADS = 2
-TEXTS = (
-    "Hello, world!",
-    "inner  double and trailing spaces ",
-    "line\nbreaks\n\n\tand tabs",
-    "naïve café, Straße, 北京, Ελλάδα, 🙂",
-    "x = 3.14159 * (1e-5 + 0xFF) # 2026",
-)
-"""What the corpus stage asks every artifact's tokenizer; some windows of the text are asked, too."""
 
 RECIPES: Mapping[str, tuple[tuple[Recipe, float], ...]] = {
     "gguf": (
@@ -104,7 +96,9 @@ def case(request: pytest.FixtureRequest, vocabularies: Path | None, tmp_path_fac
         checkpoint=checkpoint,
         corpus=folder / "corpus",
         config=json.loads((checkpoint / "config.json").read_text(encoding="utf-8")),
-        vocabulary=_vocabulary(tokenizer, calibration[:3]),
+        vocabulary=hf_tokenizer.vocabulary(
+            tokenizer, [tokenizer.decode(ids, skip_special_tokens=True) for ids in calibration[:3]]
+        ),
         ids=windows[-1],
         logits=_reference(checkpoint, windows[-1]),
     )
@@ -117,16 +111,6 @@ def _windows(tokenizer: Any) -> Ids:
     windows = np.full((CALIBRATION_WINDOWS + 1, WINDOW_TOKENS), prefix, np.int32)
     windows[:, 1:] = np.array(ids[: windows[:, 1:].size]).reshape(len(windows), -1)
     return windows
-
-
-def _vocabulary(tokenizer: Any, windows: Ids) -> Vocabulary:
-    texts = (*TEXTS, *(tokenizer.decode(ids, skip_special_tokens=True) for ids in windows))
-    return Vocabulary(
-        size=len(tokenizer),
-        special_ids={"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id},
-        chat_template=tokenizer.chat_template,
-        samples=tuple(Sample(text=text, ids=tuple(tokenizer.encode(text, add_special_tokens=False))) for text in texts),
-    )
 
 
 def _reference(checkpoint: Path, ids: Ids) -> Logits:
@@ -182,6 +166,9 @@ def _prove(recipe: Recipe, case: Case, out: Path, bound: float) -> None:
     recipe.build(case.checkpoint, case.corpus, out)
     with recipe.inspect(out, case.checkpoint) as contents:
         assert checks.problems(contents, case.vocabulary) == []
+        print(
+            f"{recipe}: chat template agreement {checks.chat_template_agreement(contents.tokenizer, case.vocabulary)}"
+        )
     with recipe.open(out, THREADS) as runner:
         blocks = [np.array(block) for block in runner.logits(case.ids)]
         greedy = list(runner.generate(case.ids[:32], 4))

@@ -21,7 +21,6 @@ from pipeline.backends.common import checks, hf_tokenizer
 from pipeline.backends.contract import Contents
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.errors import MeasurementError
-from pipeline.records import Sample, Vocabulary
 from tests.families import FAMILIES
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -162,13 +161,7 @@ def test_two_builds_give_the_same_bytes(
 
 @contextmanager
 def inspected(recipe: Onnx, artifact: Path, checkpoint: Path) -> Iterator[tuple[Contents, list[str]]]:
-    source = hf_tokenizer.describe(checkpoint)
-    vocabulary = Vocabulary(
-        size=source.vocabulary_size,
-        special_ids=source.special_ids,
-        chat_template=source.chat_template,
-        samples=tuple(Sample(text=text, ids=tuple(source.encode(text))) for text in TEXTS),
-    )
+    vocabulary = hf_tokenizer.vocabulary(hf_tokenizer.load(checkpoint), TEXTS)
     with recipe.inspect(artifact, checkpoint) as contents:
         yield contents, checks.problems(contents, vocabulary)
 

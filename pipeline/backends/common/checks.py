@@ -5,12 +5,16 @@ tokens, or whose tensors held NaN, and every tool loaded them without a word. Pe
 these checks tell what.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from pipeline.backends.contract import Contents, Tensor, Tokenizer
+from pipeline.errors import MeasurementError
 from pipeline.records import Vocabulary
+
+MOST_NAMED = 3
+"""A lost table of added tokens may be thousands; the first ones tell as much."""
 
 
 def problems(contents: Contents, vocabulary: Vocabulary) -> list[str]:
@@ -50,12 +54,64 @@ def _tokenizer_problems(tokenizer: Tokenizer, vocabulary: Vocabulary) -> Iterato
             yield f"its {name} token is {found}, the checkpoint's {expected}"
     if vocabulary.chat_template is not None and tokenizer.chat_template != vocabulary.chat_template:
         yield "the checkpoint's chat template " + ("differs" if tokenizer.chat_template else "is missing")
+    if tokenizer.adds_bos != vocabulary.adds_bos:
+        does, should = ("adds" if adds else "does not add" for adds in (tokenizer.adds_bos, vocabulary.adds_bos))
+        yield f"its tokenizer {does} BOS to plain text, the checkpoint's {should} it"
+    yield from _added_token_problems(tokenizer, vocabulary)
     for sample in vocabulary.samples:
         ids = tokenizer.encode(sample.text)
         if ids != list(sample.ids):
-            at = next((i for i, (a, b) in enumerate(zip(ids, sample.ids, strict=False)) if a != b), None)
-            at = min(len(ids), len(sample.ids)) if at is None else at
             yield (
-                f"its tokenizer gives {len(ids)} ids for {sample.text[:40]!r}, "
-                f"the checkpoint's gives {len(sample.ids)}; they part at position {at}"
+                f"its tokenizer gives {len(ids)} ids for {sample.text[:40]!r}, the checkpoint's gives "
+                f"{len(sample.ids)}; they part at position {_parting(ids, sample.ids)}"
             )
+
+
+def _added_token_problems(tokenizer: Tokenizer, vocabulary: Vocabulary) -> Iterator[str]:
+    """Ask for the ids and do not look into tables: a token that is listed but not recognised in a text is lost, too."""
+    wrong = 0
+    for text, expected in vocabulary.added_tokens.items():
+        ids = tokenizer.encode(text)
+        if ids != [expected]:
+            wrong += 1
+            if wrong <= MOST_NAMED:
+                yield f"its tokenizer gives {ids[:8]} for the added token {text!r}, which is {expected}"
+    if wrong > MOST_NAMED:
+        yield f"its tokenizer gets {wrong} of {len(vocabulary.added_tokens)} added tokens wrong"
+
+
+def chat_template_agreement(tokenizer: Tokenizer, vocabulary: Vocabulary) -> tuple[float | None, tuple[str, ...]]:
+    """Return the share of conversations that the artifact's runtime renders as the checkpoint does, and notes.
+
+    A difference is a finding and no damage: plain completions still work. None when there is nothing to render.
+    """
+    if not vocabulary.chats:
+        return None, ()
+    differences = []
+    for chat in vocabulary.chats:
+        try:
+            ids = tokenizer.render(chat.messages, chat.add_generation_prompt)
+        except MeasurementError as error:
+            differences.append(f"{chat.name!r} is refused: {error}")
+            continue
+        if ids != list(chat.ids):
+            at = _parting(ids, chat.ids)
+            differences.append(
+                f"{chat.name!r} parts from the checkpoint's at position {at}, "
+                f"{_excerpt(ids, at)} where {_excerpt(chat.ids, at)} is expected"
+            )
+    if not differences:
+        return 1.0, ()
+    total = len(vocabulary.chats)
+    note = f"its runtime renders {len(differences)} of {total} conversations differently: {differences[0]}"
+    return 1 - len(differences) / total, (note,)
+
+
+def _parting(found: Sequence[int], expected: Sequence[int]) -> int:
+    """Return the first position where two different sequences differ; the shorter one's end counts."""
+    pairs = zip(found, expected, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(found), len(expected)))
+
+
+def _excerpt(ids: Sequence[int], at: int) -> str:
+    return " ".join(map(str, ids[at : at + 4])) or "the end"

@@ -9,8 +9,8 @@ import numpy as np
 from gguf import GGUFReader, ReaderTensor, quants
 
 from pipeline import processes, toolchains
-from pipeline.backends.contract import Contents, Tensor, Tokenizer
-from pipeline.backends.gguf import library, tokenizer
+from pipeline.backends.contract import Contents, Render, Tensor, Tokenizer
+from pipeline.backends.gguf import library, server, tokenizer
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.checkpoints.weights import read_header
 from pipeline.errors import BuildError
@@ -41,12 +41,16 @@ def contents(recipe: Gguf, artifact: Path, checkpoint: Path) -> Iterator[Content
     parameters = sum(entry.parameters for file in files for entry in read_header(file, file.name))
     stored = sum(int(tensor.n_bytes) for tensor in reader.tensors)
     low, high = _expected_bytes(recipe, path)
-    with library.model(path, vocabulary_only=True) as model, tokenizer.encoder(path) as encode:
+    with (
+        library.model(path, vocabulary_only=True) as model,
+        tokenizer.encoder(path) as encode,
+        server.renderer(path) as render,
+    ):
         yield Contents(
             tensors=_tensors(reader),
             bits_per_weight=8 * stored / parameters,
             expected_bits_per_weight=(8 * low / parameters, 8 * high / parameters),
-            tokenizer=_tokenizer(reader, model, encode),
+            tokenizer=_tokenizer(reader, model, encode, render),
         )
 
 
@@ -90,7 +94,7 @@ def _expected_bytes(recipe: Gguf, path: Path) -> tuple[float, float]:
     return size * (1 - slack) - rounding, size * (1 + slack) + rounding
 
 
-def _tokenizer(reader: GGUFReader, model: object, encode: Callable[[str], list[int]]) -> Tokenizer:
+def _tokenizer(reader: GGUFReader, model: object, encode: Callable[[str], list[int]], render: Render) -> Tokenizer:
     llama = library.library()
     vocabulary = llama.llama_model_get_vocab(model)
     special = {"bos": llama.llama_vocab_bos(vocabulary), "eos": llama.llama_vocab_eos(vocabulary)}
@@ -99,5 +103,7 @@ def _tokenizer(reader: GGUFReader, model: object, encode: Callable[[str], list[i
         encode=encode,
         vocabulary_size=llama.llama_vocab_n_tokens(vocabulary),
         special_ids={name: token if token >= 0 else None for name, token in special.items()},
+        adds_bos=bool(llama.llama_vocab_get_add_bos(vocabulary)),
         chat_template=None if template is None else template.contents(),
+        render=render,
     )

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,8 @@ from safetensors import safe_open
 
 from pipeline.backends.contract import Contents, Tensor, Tokenizer
 from pipeline.backends.onnx import genai, graph
+from pipeline.errors import MeasurementError
+from pipeline.records import Message
 
 if TYPE_CHECKING:
     from pipeline.backends.onnx.recipe import Onnx
@@ -108,6 +110,18 @@ def _tokenizer(model: Any, artifact: Path) -> Tokenizer:
     """
     tokenizer = genai.library().Tokenizer(model)
     tokenizer.update_options(add_special_tokens="false")
+    adding = genai.library().Tokenizer(model)
+    adding.update_options(add_special_tokens="true")
+
+    def render(messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:
+        plain = json.dumps([message.model_dump() for message in messages])
+        try:
+            # Without special tokens, as the library does unless asked: the template wrote those that are wanted.
+            text = tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt)
+            return [int(token) for token in tokenizer.encode(text)]
+        except RuntimeError as error:
+            raise MeasurementError(f"onnxruntime-genai: {str(error).strip().splitlines()[0]}") from error
+
     section = genai.settings(artifact)["model"]
     config = json.loads((artifact / "tokenizer_config.json").read_bytes())
     eos_ids = section["eos_token_id"] if isinstance(section["eos_token_id"], list) else [section["eos_token_id"]]
@@ -116,14 +130,17 @@ def _tokenizer(model: Any, artifact: Path) -> Tokenizer:
     jinja = artifact / "chat_template.jinja"
     if jinja.is_file():
         template = jinja.read_text(encoding="utf-8")
+    bos = int(section["bos_token_id"]) if config.get("bos_token") else None
     return Tokenizer(
         encode=lambda text: [int(token) for token in tokenizer.encode(text)],
         vocabulary_size=int(section["vocab_size"]),
         special_ids={
-            "bos": int(section["bos_token_id"]) if config.get("bos_token") else None,
+            "bos": bos,
             "eos": eos if eos in eos_ids else int(eos_ids[0]),
         },
+        adds_bos=bos is not None and int(adding.encode("a")[0]) == bos,
         chat_template=template if isinstance(template, str) else None,
+        render=render,
     )
 
 

@@ -1,0 +1,151 @@
+"""Each room's own runtime against the checkpoint's tokenizer: conversations, added tokens and BOS, id by id."""
+
+import pydoc_data.topics
+import shutil
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+
+from evals.windows import Windows
+from pipeline.backends.awq.recipe import Awq
+from pipeline.backends.common import checks, hf_tokenizer
+from pipeline.backends.contract import Recipe
+from pipeline.backends.gguf import server
+from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gptq.recipe import Gptq
+from pipeline.backends.onnx.recipe import Onnx
+from pipeline.errors import MeasurementError
+from pipeline.records import Message, Vocabulary
+
+DEMO = Path(__file__).parents[2] / "models" / "demo"
+WINDOW_TOKENS = 128
+WINDOWS = 16
+RECIPES: dict[str, Recipe] = {
+    "gguf": Gguf(backend="gguf", quantization="F16"),
+    "onnx": Onnx(backend="onnx", precision="fp32"),
+    "gptq": Gptq(backend="gptq", bits=4),
+    "awq": Awq(backend="awq", bits=4),
+}
+Built = tuple[Recipe, Path]
+Found = tuple[list[str], float | None, tuple[str, ...]]
+
+GGUF_ADDS_BOS = b"tokenizer.ggml.add_bos_token\x07\x00\x00\x00"
+
+
+@pytest.fixture(scope="module")
+def yardstick() -> Vocabulary:
+    if not (DEMO / "config.json").is_file():
+        pytest.skip("models/demo holds no checkpoint")
+    return hf_tokenizer.vocabulary(hf_tokenizer.load(DEMO), [pydoc_data.topics.topics["with"]])
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def built(request: pytest.FixtureRequest, yardstick: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The demo checkpoint as an artifact of each room; pytest runs all tests of one room together."""
+    name = cast(str, request.param)
+    recipe = RECIPES[name]
+    if missing := recipe.requirements():
+        pytest.skip(f"{missing[0].what}; {missing[0].remedy}")
+    folder = tmp_path_factory.mktemp(name)
+    ids = hf_tokenizer.load(DEMO).encode(pydoc_data.topics.topics["with"], add_special_tokens=False)
+    rows = np.resize(np.array(ids, np.int32), (WINDOWS, WINDOW_TOKENS))
+    Windows(ids=rows, document=np.arange(WINDOWS, dtype=np.int32), utf8_bytes=np.ones(WINDOWS, np.int64)).save(
+        folder / "calibration.npz"
+    )
+    out = folder / "artifacts" / name
+    out.mkdir(parents=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        recipe.build(DEMO, folder, out)
+    return recipe, out
+
+
+def found(recipe: Recipe, artifact: Path, vocabulary: Vocabulary) -> Found:
+    """Return the problems, the share of conversations that agree, and the notes."""
+    with recipe.inspect(artifact, DEMO) as contents:
+        problems = checks.problems(contents, vocabulary)
+        return problems, *checks.chat_template_agreement(contents.tokenizer, vocabulary)
+
+
+def altered(artifact: Path, into: Path, old: bytes, new: bytes) -> Path:
+    """Copy an artifact with some bytes of its tokenizer's files, or of its one GGUF file, replaced."""
+    assert len(new) == len(old), "lengths are written before texts in a GGUF file"
+    copy = shutil.copytree(artifact, into)
+    changed = 0
+    for path in copy.iterdir():
+        if path.suffix in (".json", ".jinja", ".gguf") and old in (content := path.read_bytes()):
+            path.write_bytes(content.replace(old, new))
+            changed += 1
+    assert changed
+    return copy
+
+
+def test_renders_as_the_checkpoint_does(built: Built, yardstick: Vocabulary) -> None:
+    assert yardstick.adds_bos
+    assert {"<s>": 1, "</s>": 2}.items() <= yardstick.added_tokens.items()
+    assert all(chat.ids[0] == 1 and chat.ids[1] != 1 for chat in yardstick.chats)
+    assert found(*built, yardstick) == ([], 1.0, ())
+
+
+def test_an_altered_template_is_told_with_the_place(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+    recipe, artifact = built
+    broken = altered(artifact, tmp_path / "broken", b"[INST] ", b"[TSNI] ")
+    problems, agreement, (note,) = found(recipe, broken, yardstick)
+    assert problems == ["the checkpoint's chat template differs"]
+    assert agreement == 0
+    assert "'one question' parts from the checkpoint's at position 2," in note
+
+
+def test_a_template_that_refuses_is_told_with_its_words(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+    recipe, artifact = built
+    broken = altered(artifact, tmp_path / "broken", b") != (loop.index0", b") == (loop.index0")
+    _, agreement, (note,) = found(recipe, broken, yardstick)
+    assert agreement == 0
+    assert "'one question' is refused: " in note
+    assert "must take turns" in note
+
+
+def test_a_renamed_added_token_is_damage(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+    recipe, artifact = built
+    broken = altered(artifact, tmp_path / "broken", b"</s>", b"</x>")
+    problems, _, _ = found(recipe, broken, yardstick)
+    assert any("for the added token '</s>', which is 2" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("built", ["gguf"], indirect=True)
+def test_gguf_that_forgets_bos_is_damage(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+    """Conversations stay the same: there the template writes BOS."""
+    recipe, artifact = built
+    broken = altered(artifact, tmp_path / "broken", GGUF_ADDS_BOS + b"\x01", GGUF_ADDS_BOS + b"\x00")
+    problems, agreement, _ = found(recipe, broken, yardstick)
+    assert problems == ["its tokenizer does not add BOS to plain text, the checkpoint's adds it"]
+    assert agreement == 1
+
+
+@pytest.mark.parametrize("built", ["gguf"], indirect=True)
+def test_bos_twice_in_gguf_is_told(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+    """llama-server takes off one BOS of a template, and adds one itself."""
+    recipe, artifact = built
+    broken = altered(artifact, tmp_path / "broken", b'bos_token + "[INST] "', b"bos_token + bos_token")
+    _, agreement, (note,) = found(recipe, broken, yardstick)
+    assert agreement == 0
+    assert "at position 1, 1 " in note
+
+
+@pytest.mark.parametrize("built", ["gguf"], indirect=True)
+def test_a_template_that_llama_server_cannot_read_is_told(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+    recipe, artifact = built
+    broken = altered(artifact, tmp_path / "broken", b"{%- endfor -%}", b"{%- endfoo -%}")
+    _, agreement, (note,) = found(recipe, broken, yardstick)
+    assert agreement == 0
+    assert "refused: llama-server" in note
+
+
+def test_a_file_that_llama_server_cannot_load_is_a_measurement_error(tmp_path: Path) -> None:
+    if missing := RECIPES["gguf"].requirements():
+        pytest.skip(f"{missing[0].what}; {missing[0].remedy}")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF and nothing more")
+    with server.renderer(tmp_path / "model.gguf") as render, pytest.raises(MeasurementError, match="exited with 1"):
+        render((Message(role="user", content="Hello"),), True)

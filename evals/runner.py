@@ -1,6 +1,6 @@
 """What an evaluation needs of a loaded model, and nothing else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +13,8 @@ Logits = npt.NDArray[np.float32]
 class Runner(Protocol):
     """A model in memory, of any format, in any runtime.
 
-    Runners speak token ids only: text never reaches one, so two runtimes cannot tokenize it differently.
+    Runners speak token ids only: text never reaches one, so two runtimes cannot tokenize it differently. A model keeps
+    one state, so what one call yields must be taken before the next call.
     """
 
     @property
@@ -26,6 +27,17 @@ class Runner(Protocol):
 
         Row i over all blocks predicts ids[i + 1], so the rows add up to tokens - 1. Blocks, because one window of
         2048 tokens over a 150,000-token vocabulary is 1.2 GB of float32. A block may be overwritten by the next one.
+        """
+        ...
+
+    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+        """Yield for each continuation, in order, the logits of shape [its tokens, vocabulary] that predict its tokens.
+
+        Row i follows the prompt and the continuation's first i tokens, so the first rows are all alike, and the last
+        token is never fed. The prompt runs once for all continuations where the runtime can go back to its end, and
+        logits are made for these rows only where it can leave out others. Prompt and continuations hold at least one
+        token each. An array is whole, whatever it costs: score a very long continuation through `logits`. It may be
+        overwritten by the next one.
         """
         ...
 

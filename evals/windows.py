@@ -28,6 +28,16 @@ class Windows:
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
+    def first(self, count: int) -> Self:
+        """Return the first windows."""
+        return type(self)(ids=self.ids[:count], document=self.document[:count], utf8_bytes=self.utf8_bytes[:count])
+
+    @property
+    def clusters(self) -> npt.NDArray[np.int32]:
+        """int32 [windows]: which windows chance holds together. Windows of a single document stand for themselves."""
+        one_document = len(set(self.document.tolist())) < 2
+        return np.arange(len(self), dtype=np.int32) if one_document else self.document
+
     def save(self, path: Path) -> None:
         """Write an .npz: equal windows give equal bytes, because numpy dates its members 1980-01-01."""
         np.savez(path, ids=self.ids, document=self.document, utf8_bytes=self.utf8_bytes)

@@ -17,12 +17,14 @@ NOUNS = {
     "checkpoint": "fetch or link the checkpoint and check it",
     "corpus": "cut the texts into windows of token ids",
     "reference": "score the unquantized checkpoint",
+    "answers": "let the unquantized checkpoint answer the tasks",
     "artifact": "build one artifact",
     "quality": "score one artifact",
+    "tasks": "let one artifact answer the tasks",
     "latency": "time one artifact",
     "selection": "rank the artifacts and pick the winner",
 }
-NAMED = ("artifact", "quality", "latency")
+NAMED = ("artifact", "quality", "tasks", "latency")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,8 +95,9 @@ def _run(options: argparse.Namespace) -> None:
 
 def _announce(params: "Params", what: str) -> None:
     """Tell which stage this is and how far the flow has come, counting the outputs that are there."""
-    singles = [paths.CHECKPOINT / "assay.json", paths.CORPUS, paths.REFERENCE, paths.SELECTION]
-    each = [place(name) for place in (paths.artifact, paths.quality, paths.latency) for name in params.artifacts]
+    singles = [paths.CHECKPOINT / "assay.json", paths.CORPUS, paths.REFERENCE, paths.ANSWERS, paths.SELECTION]
+    places = (paths.artifact, paths.quality, paths.tasks, paths.latency)
+    each = [place(name) for place in places for name in params.artifacts]
     outputs = singles + each
     print(
         f"assay: {what} ({sum(path.exists() for path in outputs)} of {len(outputs)} outputs are there)", file=sys.stderr

@@ -43,6 +43,18 @@ def list_files(folder: Path) -> tuple[File, ...]:
     )
 
 
+def check_files(folder: Path, files: Iterable[File]) -> None:
+    """Raise StorageError when a file that a record lists is missing, or has other bytes than it had then."""
+    for file in files:
+        path = folder / file.path
+        if not path.exists():
+            raise StorageError(f"{path}: is missing; remove {folder} and run `dvc repro`")
+        if path.stat().st_size != file.bytes or of_file_memoised(path) != file.sha256:
+            raise StorageError(
+                f"{path}: was truncated or altered after it was made; remove {folder} and run `dvc repro`"
+            )
+
+
 def of_file_memoised(path: Path) -> str:
     """Return the sha256 of a file, without reading it again when path, size, time stamp and inode are as before.
 

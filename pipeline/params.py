@@ -15,19 +15,25 @@ from pipeline.records import Record
 
 PATH = Path("params.yaml")
 
-Metric = Literal[
-    "perplexity",
-    "perplexity_ratio",
-    "bits_per_byte",
-    "bytes",
-    "bits_per_weight",
-    "peak_rss_bytes",
-    "load_seconds",
-    "ttft_seconds",
-    "prefill_tokens_per_second",
-    "decode_tokens_per_second",
-]
-"""What an artifact can be chosen by. `report/metrics.py` says where each value comes from."""
+METRICS = (
+    "perplexity", "perplexity_ratio", "log_perplexity_ratio", "bits_per_byte", "kld_mean", "kld_median", "kld_p95",
+    "kld_p99", "kld_p999", "kld_maximum", "top1_agreement", "delta_p_mean", "delta_p_rms", "greedy_length",
+    "greedy_identical", "chat_template_agreement", "bytes", "bits_per_weight", "peak_rss_bytes", "load_seconds",
+    "ttft_seconds", "prefill_tokens_per_second", "decode_tokens_per_second",
+)  # fmt: skip
+"""What an artifact can be chosen by, beside `accuracy.TASK` and `flips.TASK`; stages/selection.py says where each value
+comes from."""
+
+
+def _known_metric(name: str) -> str:
+    if name in METRICS or re.fullmatch(r"(accuracy|flips)\.\S+", name):
+        return name
+    near = difflib.get_close_matches(name, METRICS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(METRICS)}, accuracy.TASK, flips.TASK"
+    raise ValueError(f"{name!r} is no metric; {hint}")
+
+
+Metric = Annotated[str, AfterValidator(_known_metric)]
 
 
 def _plain_name(name: str) -> str:
@@ -79,6 +85,24 @@ class LatencyParams(Record):
     repeats: int = Field(ge=5)
 
 
+class GreedyParams(Record):
+    """Greedy continuations that are compared with the reference's, from beginnings of evaluation windows."""
+
+    prompts: int = Field(ge=2)
+    prompt_tokens: int = Field(ge=1)
+    output_tokens: int = Field(ge=1)
+
+
+class TasksParams(Record):
+    """What lm-evaluation-harness asks every artifact, and the checkpoint itself."""
+
+    names: tuple[str, ...] = ()
+    """`cloze` is made of the evaluation text and needs no network. Any other name is lm-eval's: a task, tag or group,
+    whose dataset comes from the Hub. None at all leaves the tasks out."""
+    limit: int | None = Field(default=None, ge=1)
+    """The first documents of each task; None is all of them."""
+
+
 class Objective(Record):
     """What the winner is best at."""
 
@@ -112,7 +136,9 @@ class Params(Record):
     checkpoint: CheckpointParams
     corpus: CorpusParams
     artifacts: dict[Name, AnyRecipe] = Field(min_length=1)
+    greedy: GreedyParams
     latency: LatencyParams
+    tasks: TasksParams
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of every runtime; None is every core this process may use."""
     selection: SelectionParams
@@ -145,8 +171,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
 
 def _known_keys() -> set[str]:
     """Every key that some part of params.yaml knows."""
-    models: list[type[BaseModel]] = [Params, CheckpointParams, TextParams, CorpusParams, LatencyParams, SelectionParams]
-    models += [Objective, Bound, *get_args(get_args(AnyRecipe)[0])]
+    models: list[type[BaseModel]] = [Params, CheckpointParams, TextParams, CorpusParams, GreedyParams, LatencyParams]
+    models += [TasksParams, SelectionParams, Objective, Bound, *get_args(get_args(AnyRecipe)[0])]
     return {key for model in models for key in model.model_fields}
 
 

@@ -10,6 +10,11 @@ CHECKPOINT = Path("checkpoint")
 CORPUS = Path("corpus")
 REFERENCE = Path("reference")
 
+ANSWERS = Path("measurements/answers.json")
+DATASETS = Path(".assay/cache/datasets")
+"""Where `datasets` keeps tasks' documents in its own form; nothing reads it but the tasks stages."""
+CLOZE = CORPUS / "cloze.jsonl"
+
 SELECTION = Path("selection.json")
 METRICS = Path("metrics.json")
 REPORT = Path("report/report.md")
@@ -33,3 +38,8 @@ def quality(name: str) -> Path:
 def latency(name: str) -> Path:
     """Return the latency record of an artifact."""
     return Path("measurements/latency") / f"{name}.json"
+
+
+def tasks(name: str) -> Path:
+    """Return the tasks record of an artifact."""
+    return Path("measurements/tasks") / f"{name}.json"

@@ -7,10 +7,15 @@ hosts, peak memory and paths are provenance and go to `measurements/`.
 import json
 import math
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from evals.agreement import Agreement
+from evals.answers import Answers
+from evals.divergence import Divergence
+from evals.perplexity import Perplexity
+from evals.statistics import Estimate
 from pipeline.errors import StorageError
 
 FILE = "assay.json"
@@ -157,21 +162,13 @@ class Reference(Record):
     evaluation: str
     """sha256 of the evaluation windows."""
     dtype: str
-    tools: dict[str, str]
-    quality: "Perplexities"
+    settings: dict[str, str]
+    """Of evals.runner.Runner."""
+    perplexity: Perplexity
+    files: tuple[File, ...]
+    """nll.npy, float64 [windows, tokens - 1]; hidden.npy and the head (evals/head.py); greedy.npy, int32
+    [prompts, tokens]."""
     digest: str
-    """Of the per-token NLL."""
-
-
-class Perplexities(Record):
-    """The fields of evals.perplexity.Perplexity."""
-
-    tokens: int
-    nll: float
-    nll_standard_error: float | None
-    perplexity: float
-    perplexity_standard_error: float | None
-    bits_per_byte: float
 
 
 class Artifact(Record):
@@ -209,22 +206,73 @@ class Build(Record):
 
 
 class Quality(Record):
-    """One artifact's predictions on the evaluation windows."""
+    """One artifact's predictions on the evaluation windows, beside the reference's."""
 
     name: str
     artifact: str
     """Digest."""
     unavailable: str | None = None
-    perplexity: Perplexities | None = None
-    perplexity_ratio: float | None = None
-    perplexity_ratio_standard_error: float | None = None
+    windows: int | None = None
+    perplexity: Perplexity | None = None
+    log_perplexity_ratio: Estimate | None = None
+    """ln(perplexity / the reference's), paired token by token."""
+    perplexity_ratio: Estimate | None = None
+    divergence: Divergence | None = None
+    """Over the whole vocabulary: exact, not a lower bound from the likeliest tokens."""
+    greedy: Agreement | None = None
+    chat_template_agreement: float | None = None
     bytes: int | None = None
     bits_per_weight: float | None = None
-    threads: int | None = None
+    settings: dict[str, str] = Field(default_factory=dict)
+    """Of evals.runner.Runner: what the numbers depend on beside weights and ids."""
+    repeats_to_the_bit: bool | None = None
+    """Whether the first window, scored again at the end, gave the same numbers to the last bit."""
+    scores: str | None = None
+    """sha256 of all per-token figures: equal for two runs that agree to the bit."""
     load_rss_bytes: int | None = None
     """Resident before loading: the interpreter and its libraries."""
     peak_rss_bytes: int | None = None
     """Of loading and scoring."""
+
+
+class ReferenceAnswers(Record):
+    """What the checkpoint itself makes of the tasks, in its own dtype."""
+
+    checkpoint: str
+    """Digest."""
+    dtype: str
+    settings: dict[str, str] = Field(default_factory=dict)
+    """Of evals.runner.Runner."""
+    limit: int | None = None
+    tasks: dict[str, Answers] = Field(default_factory=dict)
+
+
+class TaskAnswers(Record):
+    """One task, answered by an artifact."""
+
+    documents: int
+    accuracy: Estimate | None
+    """None for a task without right and wrong."""
+    flips: Estimate | None
+    """Share of documents whose chosen answer is not the reference's; None where nothing is chosen."""
+    right_to_wrong: int
+    wrong_to_right: int
+    p_value: float
+    """McNemar's exact test against the reference."""
+    answers: Answers
+
+
+class Tasks(Record):
+    """One artifact's answers to the tasks of params.yaml."""
+
+    name: str
+    artifact: str
+    """Digest."""
+    unavailable: str | None = None
+    settings: dict[str, str] = Field(default_factory=dict)
+    """Of evals.runner.Runner."""
+    limit: int | None = None
+    tasks: dict[str, TaskAnswers] = Field(default_factory=dict)
 
 
 class Spread(Record):
@@ -295,23 +343,32 @@ class Standing(Record):
 
     name: str
     rank: int | None
-    """None for an artifact that fails a constraint or is unavailable."""
-    metrics: dict[str, float | None]
-    failures: tuple["Failure", ...] = ()
+    """None for an artifact that does not pass every gate or is unavailable."""
+    metrics: dict[str, Estimate | None]
+    gates: tuple["Gate", ...] = ()
     unavailable: str | None = None
     pareto: bool = False
     """No other artifact is as good in bytes, perplexity and decode speed and better in one of them."""
 
+    @property
+    def missed(self) -> tuple["Gate", ...]:
+        """The gates that it does not pass."""
+        return tuple(gate for gate in self.gates if gate.verdict != "passes")
 
-class Failure(Record):
-    """A constraint that an artifact does not meet."""
+
+class Gate(Record):
+    """One limit of selection.constraints and how one artifact stands to it."""
 
     metric: str
-    found: float | None
-    """None where it was not measured."""
+    relation: Literal["at_most", "at_least"]
     limit: float
-    relation: str
-    """at_most or at_least."""
+    found: Estimate | None
+    """None where it was not measured."""
+    verdict: Literal["passes", "fails", "not enough data", "not measured"]
+    """By the interval, where there is one: it lies within the limit, beyond it, or on both sides."""
+    more: int | None = None
+    """With not enough data, how many more windows (documents, prompts) would bring the interval to one side, should the
+    value stay; None where no number would, the value being the limit."""
 
 
 class Selection(Record):

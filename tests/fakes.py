@@ -1,6 +1,6 @@
 """Stand-ins at the edges: a runner with known logits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,10 @@ class TableRunner:
         rows = self.table[ids[:-1]]
         for start in range(0, len(rows), self.block_rows):
             yield rows[start : start + self.block_rows]
+
+    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+        for ids in continuations:
+            yield self.table[np.concatenate([prompt[-1:], ids[:-1]])]
 
     def generate(self, prompt: Ids, new_tokens: int) -> Iterator[int]:
         token = int(prompt[-1])

@@ -81,6 +81,11 @@ class Contents:
 class Recipe(Protocol):
     """How one kind of artifact is built, read back and run."""
 
+    @property
+    def quantized(self) -> bool:
+        """False where all weights are kept as floats: what such an artifact loses is its runtime's doing."""
+        ...
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Say why this backend cannot take a model with this config.json, or None where it can."""
         ...

@@ -11,13 +11,14 @@ from pipeline.report import table
 def print_ranking() -> None:
     """Print the last run's ranking, and where its report lies."""
     selection = Selection.load(paths.SELECTION)
-    grid = Table(*table.HEADER, box=None, pad_edge=False)
+    header, rows = table.ranking(selection)
+    grid = Table(*header, box=None, pad_edge=False)
     for column in grid.columns[2:-1]:
         column.justify = "right"
-    for row in table.rows(selection):
+    for row in rows:
         grid.add_row(*row, style="bold green" if row[-1] == "winner" else None)
     console = Console()
     # A pipe has no width of its own: a table cut at 80 columns would lose its numbers.
-    wide = console if console.is_terminal else Console(width=200)
+    wide = console if console.is_terminal else Console(width=240)
     wide.print(grid)
     wide.print(f"\n* on the Pareto front of size, perplexity and decode speed. Report: {paths.REPORT}")

@@ -12,14 +12,14 @@ from pipeline.errors import CorpusError
 from pipeline.params import Params, TextParams
 from pipeline.progress import track
 from pipeline.records import FILE, Checkpoint, Corpus, Split
-from pipeline.texts import cut, read
+from pipeline.texts import cloze, cut, read
 
 SAMPLES = 8
 SAMPLE_CHARACTERS = 2000
 
 
 def corpus(params: Params) -> None:
-    """Fill corpus/: calibration.npz and evaluation.npz (evals.windows.Windows), vocabulary.json and the record."""
+    """Fill corpus/: calibration.npz, evaluation.npz (evals.windows.Windows), cloze.jsonl, vocabulary.json, the record."""
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
     length = params.corpus.window_tokens
     if length > checkpoint.context_tokens:
@@ -29,9 +29,11 @@ def corpus(params: Params) -> None:
     tokenizer = hf_tokenizer.load(link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT))
     prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     with outputs.folder(paths.CORPUS) as out:
+        sources: dict[str, read.Texts] = {}
         splits: dict[str, tuple[Windows, Split]] = {}
         for name, text in (("calibration", params.corpus.calibration), ("evaluation", params.corpus.evaluation)):
-            splits[name] = _split(name, text, tokenizer, prefix, length)
+            sources[name] = read.read(text.source, text.revision)
+            splits[name] = _split(name, text, sources[name], tokenizer, prefix, length)
             splits[name][0].save(out / f"{name}.npz")
         texts = {name: [tokenizer.decode(ids) for ids in windows.ids] for name, (windows, _) in splits.items()}
         overlap = cut.overlap(texts["evaluation"], texts["calibration"])
@@ -40,6 +42,8 @@ def corpus(params: Params) -> None:
                 f"corpus: {overlap:.2%} of the evaluation's runs of {cut.NGRAM} words also occur in calibration, and "
                 f"corpus.max_overlap allows {params.corpus.max_overlap:.2%}; use texts that do not share documents"
             )
+        lines = (item.model_dump_json() for item in cloze.items(sources["evaluation"].documents))
+        (out / paths.CLOZE.name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         samples = _samples(tokenizer, splits["calibration"][0])
         hf_tokenizer.vocabulary(tokenizer, samples).save(out / "vocabulary.json")
         files = digests.list_files(out)
@@ -55,8 +59,9 @@ def corpus(params: Params) -> None:
         ).save(out / FILE)
 
 
-def _split(name: str, text: TextParams, tokenizer: Any, prefix: int | None, length: int) -> tuple[Windows, Split]:
-    texts = read.read(text.source, text.revision)
+def _split(
+    name: str, text: TextParams, texts: read.Texts, tokenizer: Any, prefix: int | None, length: int
+) -> tuple[Windows, Split]:
     encoded = [cut.encode(tokenizer, document) for document in track(texts.documents, f"tokenizing {name}")]
     windows, dropped = cut.windows(encoded, prefix, length, text.windows)
     if not len(windows):

@@ -22,6 +22,7 @@ def latency(params: Params, name: str) -> None:
         unavailable = Latency(name=name, artifact=artifact.digest, unavailable=artifact.unavailable)
         unavailable.save(paths.latency(name))
         return
+    digests.check_files(folder, artifact.files)
     load = params.latency
     prompt = _prompt(load.prompt_tokens)
     threads = params.threads or machine.usable_cores()

@@ -1,16 +1,22 @@
-"""How well one artifact predicts the evaluation windows, and how much worse than the reference."""
+"""How well one artifact predicts the evaluation windows, and how far that is from what the reference predicts."""
 
-from dataclasses import asdict
+import hashlib
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
-from evals import memory, perplexity
+from evals import agreement, divergence, memory, perplexity
+from evals.divergence import Comparison
+from evals.perplexity import Nll
+from evals.runner import Runner
+from evals.scoring import score
+from evals.statistics import exponential
 from evals.windows import Windows
-from pipeline import machine, paths
+from pipeline import digests, machine, paths
 from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, Params
 from pipeline.progress import track
-from pipeline.records import FILE, Artifact, Perplexities, Quality
+from pipeline.records import FILE, Artifact, Quality
 
 
 def quality(params: Params, name: str) -> None:
@@ -21,25 +27,46 @@ def quality(params: Params, name: str) -> None:
         unavailable = Quality(name=name, artifact=artifact.digest, unavailable=artifact.unavailable)
         unavailable.save(paths.quality(name))
         return
-    windows = Windows.load(paths.CORPUS / "evaluation.npz")
-    reference = np.load(paths.REFERENCE / "nll.npy")
+    digests.check_files(folder, artifact.files)
     threads = params.threads or machine.usable_cores()
     before = memory.rss_bytes()
-    with RECIPE.validate_python(artifact.recipe).open(folder, threads) as runner:
+    with threadpool_limits(threads), RECIPE.validate_python(artifact.recipe).open(folder, threads) as runner:
         try:
-            nll = perplexity.score(runner, windows, lambda ids: track(ids, f"scoring {name}"))
+            record = _measure(params, name, artifact, runner)
         except ValueError as error:
             raise MeasurementError(f"quality {name}: {error}") from error
-    ratio = perplexity.ratio(nll, reference, windows)
-    Quality(
+    update = {"load_rss_bytes": before, "peak_rss_bytes": memory.peak_rss_bytes()}
+    record.model_copy(update=update).save(paths.quality(name))
+
+
+def _measure(params: Params, name: str, artifact: Artifact, runner: Runner) -> Quality:
+    windows = Windows.load(paths.CORPUS / "evaluation.npz")
+    reference = np.load(paths.REFERENCE / "nll.npy")
+    comparison, again = Comparison(paths.REFERENCE), Comparison(paths.REFERENCE)
+    nll = score(runner, windows, comparison.observe, lambda ids: track(ids, f"scoring {name}"))
+    nll_again = score(runner, windows.first(1), again.observe)
+    prompts = agreement.prompts(windows, params.greedy.prompts, params.greedy.prompt_tokens)
+    greedy = agreement.continuations(
+        runner, prompts, params.greedy.output_tokens, lambda ids: track(ids, f"continuing prompts with {name}")
+    )
+    log_ratio = perplexity.log_ratio(nll, reference, windows)
+    return Quality(
         name=name,
         artifact=artifact.digest,
-        perplexity=Perplexities(**asdict(perplexity.summarize(nll, windows))),
-        perplexity_ratio=ratio.value,
-        perplexity_ratio_standard_error=ratio.standard_error,
+        windows=len(windows),
+        perplexity=perplexity.summarize(nll, windows),
+        log_perplexity_ratio=log_ratio,
+        perplexity_ratio=exponential(log_ratio),
+        divergence=divergence.summarize(comparison, nll, reference, windows),
+        greedy=agreement.compare(greedy, np.load(paths.REFERENCE / "greedy.npy"), prompts),
+        chat_template_agreement=artifact.chat_template_agreement,
         bytes=artifact.bytes,
         bits_per_weight=artifact.bits_per_weight,
-        threads=threads,
-        load_rss_bytes=before,
-        peak_rss_bytes=memory.peak_rss_bytes(),
-    ).save(paths.quality(name))
+        settings=dict(runner.settings),
+        repeats_to_the_bit=_bits(nll_again, again.kld[:1]) == _bits(nll[:1], comparison.kld[:1]),
+        scores=hashlib.sha256(_bits(nll, comparison.kld)).hexdigest(),
+    )
+
+
+def _bits(nll: Nll, kld: Nll) -> bytes:
+    return nll.tobytes() + kld.tobytes()

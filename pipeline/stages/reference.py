@@ -1,48 +1,66 @@
 """The reference: the checkpoint in its own dtype through transformers, scored on the evaluation windows."""
 
-from dataclasses import asdict
-from importlib.metadata import version
-from typing import Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evals import perplexity
+from evals import agreement, head, perplexity
+from evals.perplexity import Nll
+from evals.runner import Logits
+from evals.scoring import Normalizer, score
 from evals.windows import Windows
 from pipeline import digests, machine, outputs, paths
 from pipeline.checkpoints import link
 from pipeline.errors import MeasurementError
 from pipeline.params import Params
 from pipeline.progress import track
-from pipeline.records import FILE, Checkpoint, Perplexities, Reference
+from pipeline.records import FILE, Checkpoint, Reference
+
+if TYPE_CHECKING:
+    from pipeline.backends.common.causal_lm import CausalLMRunner
 
 
 def reference(params: Params) -> None:
-    """Fill reference/ with nll.npy (float64 [windows, tokens - 1], nats) and the record."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from pipeline.backends.common.causal_lm import CausalLMRunner, quiet
+    """Fill reference/: per-token NLL, distributions as hidden states and head, greedy continuations, the record."""
+    from pipeline.backends.common import causal_lm
 
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
     windows = Windows.load(paths.CORPUS / "evaluation.npz")
-    torch.set_num_threads(params.threads or machine.usable_cores())
     folder = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
-    # sdpa is pinned: kernels differ in the last bits, and the reference must not move with a library's default.
-    with quiet():
-        model = cast(Any, AutoModelForCausalLM).from_pretrained(
-            folder, dtype=getattr(torch, checkpoint.dtype), attn_implementation="sdpa", local_files_only=True
-        )
-    try:
-        nll = perplexity.score(CausalLMRunner(model), windows, lambda ids: track(ids, "scoring the reference"))
-    except ValueError as error:
-        raise MeasurementError(f"reference: {error}") from error
+    runner = causal_lm.load(folder, checkpoint.dtype, params.threads or machine.usable_cores())
     with outputs.folder(paths.REFERENCE) as out:
+        try:
+            nll = _score(runner, windows, out / "hidden.npy")
+            prompts = agreement.prompts(windows, params.greedy.prompts, params.greedy.prompt_tokens)
+        except ValueError as error:
+            raise MeasurementError(f"reference: {error}") from error
         np.save(out / "nll.npy", nll)
+        head.save(out, *runner.head())
+        greedy = agreement.continuations(
+            runner, prompts, params.greedy.output_tokens, lambda ids: track(ids, "continuing prompts")
+        )
+        np.save(out / "greedy.npy", greedy)
+        files = digests.list_files(out)
         Reference(
             checkpoint=checkpoint.digest,
             evaluation=digests.of_file(paths.CORPUS / "evaluation.npz"),
             dtype=checkpoint.dtype,
-            tools={name: version(name) for name in ("torch", "transformers")},
-            quality=Perplexities(**asdict(perplexity.summarize(nll, windows))),
-            digest=digests.of_file(out / "nll.npy"),
+            settings=dict(runner.settings),
+            perplexity=perplexity.summarize(nll, windows),
+            files=files,
+            digest=digests.of_files(files),
         ).save(out / FILE)
+
+
+def _score(runner: "CausalLMRunner", windows: Windows, hidden: Path) -> Nll:
+    """Score the windows, and write the hidden states that the logits came from."""
+    shape = len(windows), windows.ids.shape[1] - 1, runner.hidden_size
+    file: Any = np.lib.format.open_memmap(hidden, mode="w+", dtype=runner.hidden_dtype, shape=shape)  # type: ignore[no-untyped-call]
+
+    def keep(window: int, row: int, logits: Logits, _: Normalizer) -> None:
+        file[window, row : row + len(logits)] = runner.hidden()
+
+    nll = score(runner, windows, keep, lambda ids: track(ids, "scoring the reference"))
+    file.flush()
+    return nll

@@ -1,43 +1,59 @@
-"""The winner: the best by the objective of the artifacts that pass every constraint."""
+"""The winner: the best by the objective of the artifacts that pass every gate."""
 
 import json
+import math
 
+from evals.statistics import Estimate
 from pipeline import machine, paths
 from pipeline.errors import SelectionError
-from pipeline.params import Bound, Metric, Params, SelectionParams
+from pipeline.params import Bound, Params, SelectionParams
 from pipeline.records import (
     FILE,
     Checkpoint,
     Corpus,
-    Failure,
+    Gate,
     Latency,
     Machine,
     Quality,
     Reference,
     Selection,
     Standing,
+    Tasks,
 )
 from pipeline.report import markdown, table
 
-PARETO: dict[Metric, int] = {"bytes": 1, "perplexity": 1, "decode_tokens_per_second": -1}
+Measured = tuple[Quality, Latency, Tasks]
+
+PARETO = {"bytes": 1, "perplexity": 1, "decode_tokens_per_second": -1}
 """Axes of the Pareto front; 1 where less is better, -1 where more is."""
 
 
 def selection(params: Params) -> None:
     """Write selection.json, metrics.json and report/report.md; then SelectionError if nothing passes."""
-    measured = [
-        (Quality.load(paths.quality(name)), Latency.load(paths.latency(name))) for name in sorted(params.artifacts)
-    ]
-    result = select(params.selection, measured)
+    measured = {
+        name: (
+            Quality.load(paths.quality(name)),
+            Latency.load(paths.latency(name)),
+            Tasks.load(paths.tasks(name)),
+        )
+        for name in sorted(params.artifacts)
+    }
+    result = select(params.selection, list(measured.values()))
     result.save(paths.SELECTION)
-    metrics = {standing.name: standing.metrics for standing in sorted(result.ranking, key=lambda s: s.name)}
-    paths.METRICS.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    figures = {
+        one.name: {metric: _figure(value) for metric, value in one.metrics.items()}
+        for one in sorted(result.ranking, key=lambda one: one.name)
+    }
+    paths.METRICS.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     paths.REPORT.parent.mkdir(exist_ok=True)
     run = markdown.Run(
         checkpoint=Checkpoint.load(paths.CHECKPOINT / FILE),
         corpus=Corpus.load(paths.CORPUS / FILE),
         reference=Reference.load(paths.REFERENCE / FILE),
         machine=Machine.load(paths.MACHINE),
+        quality={name: quality for name, (quality, _, _) in measured.items()},
+        tasks={name: tasks for name, (_, _, tasks) in measured.items()},
+        floors=floors(params),
         latency=params.latency.model_dump(),
         threads=params.threads or machine.usable_cores(),
     )
@@ -46,23 +62,23 @@ def selection(params: Params) -> None:
         raise SelectionError(_nearest_miss(result))
 
 
-def select(wanted: SelectionParams, measured: list[tuple[Quality, Latency]]) -> Selection:
-    """Rank the artifacts: first those that pass, then those that fail, each by the objective, then the unavailable.
+def select(wanted: SelectionParams, measured: list[Measured]) -> Selection:
+    """Rank the artifacts: first those that pass, then those that do not, each by the objective, then the unavailable.
 
-    A metric that was not measured fails every constraint on it and loses every comparison. Ties go by name.
+    A metric that was not measured passes no gate and loses every comparison. Ties go by name.
     """
-    standings = [_standing(wanted, quality, latency) for quality, latency in measured]
-    front = [one.name for one in standings if not any(_dominates(other, one) for other in standings if other != one)]
-    front = [name for name in front if not _by_name(standings, name).unavailable]
+    standings = [_standing(wanted, *one) for one in measured]
+    available = [one for one in standings if not one.unavailable]
+    front = [one.name for one in available if not any(_dominates(other, one) for other in standings if other != one)]
     sign = 1 if wanted.objective.direction == "minimize" else -1
 
     def order(one: Standing) -> tuple[bool, bool, bool, float, str]:
-        value = one.metrics[wanted.objective.metric]
-        return bool(one.unavailable), bool(one.failures), value is None, sign * (value or 0), one.name
+        value = one.metrics.get(wanted.objective.metric)
+        return bool(one.unavailable), bool(one.missed), value is None, sign * (value.value if value else 0), one.name
 
     ranking = []
     for place, one in enumerate(sorted(standings, key=order), start=1):
-        passes = not one.unavailable and not one.failures and one.metrics[wanted.objective.metric] is not None
+        passes = not one.unavailable and not one.missed and one.metrics.get(wanted.objective.metric) is not None
         ranking.append(one.model_copy(update={"rank": place if passes else None, "pareto": one.name in front}))
     return Selection(
         objective=wanted.objective.model_dump(),
@@ -73,52 +89,116 @@ def select(wanted: SelectionParams, measured: list[tuple[Quality, Latency]]) -> 
     )
 
 
-def metrics(quality: Quality, latency: Latency) -> dict[Metric, float | None]:
+def metrics(quality: Quality, latency: Latency, tasks: Tasks) -> dict[str, Estimate | None]:
     """Collect everything that an artifact can be chosen by; None where it was not measured."""
-    spreads = latency.ttft_seconds, latency.prefill_tokens_per_second, latency.decode_tokens_per_second
-    ttft, prefill, decode = (spread.median if spread else None for spread in spreads)
+    perplexity, divergence, greedy = quality.perplexity, quality.divergence, quality.greedy
     peaks = [peak for peak in (quality.peak_rss_bytes, latency.peak_rss_bytes) if peak is not None]
-    return {
-        "perplexity": quality.perplexity.perplexity if quality.perplexity else None,
+    spreads = latency.ttft_seconds, latency.prefill_tokens_per_second, latency.decode_tokens_per_second
+    ttft, prefill, decode = (_plain(spread.median if spread else None) for spread in spreads)
+    found = {
+        "perplexity": perplexity.perplexity if perplexity else None,
         "perplexity_ratio": quality.perplexity_ratio,
-        "bits_per_byte": quality.perplexity.bits_per_byte if quality.perplexity else None,
-        "bytes": quality.bytes,
-        "bits_per_weight": quality.bits_per_weight,
-        "peak_rss_bytes": max(peaks, default=None),
-        "load_seconds": latency.load_seconds,
+        "log_perplexity_ratio": quality.log_perplexity_ratio,
+        "bits_per_byte": perplexity.bits_per_byte if perplexity else None,
+        "kld_mean": divergence.mean if divergence else None,
+        "kld_median": divergence.median if divergence else None,
+        "kld_p95": divergence.p95 if divergence else None,
+        "kld_p99": divergence.p99 if divergence else None,
+        "kld_p999": divergence.p999 if divergence else None,
+        "kld_maximum": _plain(divergence.maximum if divergence else None),
+        "top1_agreement": divergence.top1_agreement if divergence else None,
+        "delta_p_mean": divergence.delta_p_mean if divergence else None,
+        "delta_p_rms": divergence.delta_p_rms if divergence else None,
+        "greedy_length": greedy.length if greedy else None,
+        "greedy_identical": greedy.identical if greedy else None,
+        "chat_template_agreement": _plain(quality.chat_template_agreement),
+        "bytes": _plain(quality.bytes),
+        "bits_per_weight": _plain(quality.bits_per_weight),
+        "peak_rss_bytes": _plain(max(peaks, default=None)),
+        "load_seconds": _plain(latency.load_seconds),
         "ttft_seconds": ttft,
         "prefill_tokens_per_second": prefill,
         "decode_tokens_per_second": decode,
     }
+    for name, task in tasks.tasks.items():
+        found |= {f"accuracy.{name}": task.accuracy, f"flips.{name}": task.flips}
+    return found
 
 
-def _standing(wanted: SelectionParams, quality: Quality, latency: Latency) -> Standing:
-    values = metrics(quality, latency)
-    failures = (
-        ()
-        if quality.unavailable
-        else tuple(
-            failure
-            for metric, bound in wanted.constraints.items()
-            for failure in _failures(metric, values[metric], bound)
-        )
-    )
+def gate(metric: str, relation: str, limit: float, found: Estimate | None, sample: int | None) -> Gate:
+    """Hold one figure against one limit: its interval must lie within it, or, having none, its value.
+
+    An interval shrinks with the square root of the sample, so n more bring its end to the limit when
+    sample + n = sample x (reach / distance)^2, reach being from the value to the interval's end on the limit's side.
+    """
+    verdict, more = "not measured", None
+    if found is not None:
+        sign = 1 if relation == "at_most" else -1
+        # Turned so that less is better.
+        value, bound = sign * found.value, sign * limit
+        ends = [value if end is None else sign * end for end in (found.low, found.high)]
+        if max(ends) <= bound:
+            verdict = "passes"
+        elif min(ends) > bound:
+            verdict = "fails"
+        else:
+            verdict = "not enough data"
+            reach = max(ends) - value if value <= bound else value - min(ends)
+            if sample is not None and value != bound:
+                more = max(1, math.ceil(sample * ((reach / (value - bound)) ** 2 - 1)))
+    fields = {"metric": metric, "relation": relation, "limit": limit, "found": found}
+    return Gate.model_validate({**fields, "verdict": verdict, "more": more})
+
+
+def floors(params: Params) -> dict[str, str | None]:
+    """Name, for each artifact, the one of its backend that is not quantized; None where there is none.
+
+    What that one loses against the reference is the runtime's doing, and no quantization's.
+    """
+    exact = {recipe.backend: name for name, recipe in params.artifacts.items() if not recipe.quantized}
+    return {name: exact.get(recipe.backend) for name, recipe in params.artifacts.items()}
+
+
+def _standing(wanted: SelectionParams, quality: Quality, latency: Latency, tasks: Tasks) -> Standing:
+    found = metrics(quality, latency, tasks)
     return Standing(
         name=quality.name,
         rank=None,
-        metrics={str(metric): value for metric, value in values.items()},
-        failures=failures,
+        metrics=found,
+        gates=() if quality.unavailable else _gates(wanted.constraints, found, quality, tasks),
         unavailable=quality.unavailable,
     )
 
 
-def _failures(metric: Metric, found: float | None, bound: Bound) -> list[Failure]:
-    failures = []
-    if bound.at_most is not None and (found is None or found > bound.at_most):
-        failures.append(Failure(metric=metric, found=found, limit=bound.at_most, relation="at_most"))
-    if bound.at_least is not None and (found is None or found < bound.at_least):
-        failures.append(Failure(metric=metric, found=found, limit=bound.at_least, relation="at_least"))
-    return failures
+def _gates(
+    constraints: dict[str, Bound], found: dict[str, Estimate | None], quality: Quality, tasks: Tasks
+) -> tuple[Gate, ...]:
+    gates = []
+    for metric, bound in constraints.items():
+        kind, _, task = metric.partition(".")
+        sample = quality.windows
+        if task in tasks.tasks:
+            sample = tasks.tasks[task].documents
+        elif kind.startswith("greedy") and quality.greedy:
+            sample = quality.greedy.prompts
+        for relation in ("at_most", "at_least"):
+            limit = getattr(bound, relation)
+            if limit is not None:
+                gates.append(gate(metric, relation, limit, found.get(metric), sample))
+    return tuple(gates)
+
+
+def _plain(value: float | None) -> Estimate | None:
+    return None if value is None else Estimate(value=value)
+
+
+def _figure(found: Estimate | None) -> float | dict[str, float | None] | None:
+    """Give a figure as metrics.json holds it: with its interval where it has one."""
+    if found is None:
+        return None
+    if found.low is None:
+        return found.value
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _dominates(one: Standing, other: Standing) -> bool:
@@ -128,12 +208,8 @@ def _dominates(one: Standing, other: Standing) -> bool:
         return False
     if any(theirs is None for _, theirs, _ in pairs):
         return True
-    differences = [sign * (mine - theirs) for mine, theirs, sign in pairs if mine is not None and theirs is not None]
+    differences = [sign * (mine.value - theirs.value) for mine, theirs, sign in pairs if mine and theirs]
     return all(difference <= 0 for difference in differences) and any(difference < 0 for difference in differences)
-
-
-def _by_name(standings: list[Standing], name: str) -> Standing:
-    return next(one for one in standings if one.name == name)
 
 
 def _nearest_miss(result: Selection) -> str:
@@ -141,16 +217,15 @@ def _nearest_miss(result: Selection) -> str:
 
     def worst(one: Standing) -> float:
         return max(
-            abs(f.found - f.limit) / abs(f.limit or 1.0) if f.found is not None else float("inf") for f in one.failures
+            abs(gate.found.value - gate.limit) / abs(gate.limit or 1.0) if gate.found is not None else float("inf")
+            for gate in one.missed
         )
 
-    failing = [one for one in result.ranking if one.failures]
+    failing = [one for one in result.ranking if one.missed]
     if not failing:
         return "selection: no artifact was measured; see report/report.md for the reasons"
     nearest = min(failing, key=worst)
-    misses = ", ".join(
-        f"{f.metric} is {table.number(f.found)}, {f.relation} {table.number(f.limit)}" for f in nearest.failures
-    )
+    misses = "; ".join(table.missed(gate) for gate in nearest.missed)
     return (
         f"selection: none of {len(result.ranking)} artifacts passes every constraint. "
         f"The nearest miss is {nearest.name}: {misses}. Loosen selection.constraints in params.yaml "

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evals.perplexity import score
 from evals.runner import Runner
+from evals.scoring import score
 from evals.windows import Windows
 from pipeline.backends.common.causal_lm import CausalLMRunner
 

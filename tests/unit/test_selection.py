@@ -1,20 +1,29 @@
+"""Gates by interval, the ranking, and what it says when nothing passes."""
+
+import pytest
+
+from evals.perplexity import Perplexity
+from evals.statistics import Estimate
 from pipeline.params import Bound, Objective, SelectionParams
-from pipeline.records import Latency, Perplexities, Quality, Spread
+from pipeline.records import Gate, Latency, Quality, Spread, Tasks
 from pipeline.stages import selection
+from pipeline.stages.selection import Measured, gate
 
 
-def measured(name: str, *, ratio: float, size: int, decode: float) -> tuple[Quality, Latency]:
-    perplexity = Perplexities(
+def measured(name: str, *, ratio: float, size: int, decode: float, reach: float = 0.0) -> Measured:
+    """An artifact whose perplexity ratio has an interval of `reach` to both sides, from 64 windows."""
+    perplexity = Perplexity(
         tokens=100,
-        nll=1,
-        nll_standard_error=None,
-        perplexity=10 * ratio,
-        perplexity_standard_error=None,
-        bits_per_byte=1,
+        nll=Estimate(value=1),
+        perplexity=Estimate(value=10 * ratio),
+        bits_per_byte=Estimate(value=1),
     )
-    quality = Quality(name=name, artifact="d", perplexity=perplexity, perplexity_ratio=ratio, bytes=size)
+    interval = Estimate(value=ratio, standard_error=reach / 2, low=ratio - reach, high=ratio + reach)
+    quality = Quality(
+        name=name, artifact="d", windows=64, perplexity=perplexity, perplexity_ratio=interval, bytes=size
+    )
     spread = Spread(median=decode, minimum=decode, maximum=decode)
-    return quality, Latency(name=name, artifact="d", decode_tokens_per_second=spread)
+    return quality, Latency(name=name, artifact="d", decode_tokens_per_second=spread), Tasks(name=name, artifact="d")
 
 
 GOOD = measured("good", ratio=1.001, size=800, decode=50)
@@ -23,13 +32,14 @@ SLOW = measured("slow", ratio=1.002, size=900, decode=40)
 GONE = (
     Quality(name="gone", artifact="d", unavailable="no such architecture"),
     Latency(name="gone", artifact="d", unavailable="no such architecture"),
+    Tasks(name="gone", artifact="d", unavailable="no such architecture"),
 )
 FASTEST = Objective(metric="decode_tokens_per_second", direction="maximize")
+WITHIN_ONE_PERCENT = SelectionParams(objective=FASTEST, constraints={"perplexity_ratio": Bound(at_most=1.01)})
 
 
 def test_the_best_by_the_objective_wins_among_those_that_pass() -> None:
-    wanted = SelectionParams(objective=FASTEST, constraints={"perplexity_ratio": Bound(at_most=1.01)})
-    result = selection.select(wanted, [GONE, FAST, SLOW, GOOD])
+    result = selection.select(WITHIN_ONE_PERCENT, [GONE, FAST, SLOW, GOOD])
     assert result.winner == "good"
     assert [(one.name, one.rank) for one in result.ranking] == [
         ("good", 1),
@@ -37,14 +47,46 @@ def test_the_best_by_the_objective_wins_among_those_that_pass() -> None:
         ("fast", None),
         ("gone", None),
     ]
-    (failure,) = result.ranking[2].failures
-    assert (failure.metric, failure.found, failure.limit, failure.relation) == (
-        "perplexity_ratio",
-        1.05,
-        1.01,
-        "at_most",
+    (missed,) = result.ranking[2].missed
+    assert missed == Gate(
+        metric="perplexity_ratio",
+        relation="at_most",
+        limit=1.01,
+        found=Estimate(value=1.05, standard_error=0, low=1.05, high=1.05),
+        verdict="fails",
     )
     assert result.pareto_front == ("fast", "good")
+
+
+def test_a_value_within_the_limit_does_not_pass_while_its_interval_reaches_beyond() -> None:
+    unsure = measured("unsure", ratio=1.008, size=300, decode=90, reach=0.004)
+    result = selection.select(WITHIN_ONE_PERCENT, [unsure, GOOD])
+    assert result.winner == "good"
+    (missed,) = result.ranking[1].missed
+    assert missed.verdict == "not enough data"
+    assert missed.more == 3 * 64, "half the reach needs four times the windows"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "verdict", "more"),
+    [
+        (0.95, 0.94, 0.96, "passes", None),
+        (0.85, 0.80, 0.89, "fails", None),
+        (0.91, 0.88, 0.94, "not enough data", 800),
+        (0.89, 0.85, 0.92, "not enough data", 800),
+        (0.90, 0.88, 0.92, "not enough data", None),
+    ],
+)
+def test_at_least(value: float, low: float, high: float, verdict: str, more: int | None) -> None:
+    found = Estimate(value=value, low=low, high=high)
+    result = gate("top1_agreement", "at_least", 0.9, found, 100)
+    assert result.verdict == verdict
+    assert result.more == (None if more is None else pytest.approx(more, abs=1))
+
+
+def test_a_figure_without_an_interval_is_held_by_its_value() -> None:
+    assert gate("bytes", "at_most", 800, Estimate(value=800), None).verdict == "passes"
+    assert gate("bytes", "at_most", 799, Estimate(value=800), None).verdict == "fails"
 
 
 def test_without_constraints_the_objective_decides_alone() -> None:
@@ -53,22 +95,16 @@ def test_without_constraints_the_objective_decides_alone() -> None:
     assert selection.select(SelectionParams(objective=smallest), [GOOD, FAST, SLOW]).winner == "fast"
 
 
-def test_a_metric_that_was_not_measured_fails_its_constraint() -> None:
+def test_a_metric_that_was_not_measured_passes_no_gate() -> None:
     wanted = SelectionParams(objective=FASTEST, constraints={"load_seconds": Bound(at_most=1)})
     result = selection.select(wanted, [GOOD])
     assert result.winner is None
-    assert result.ranking[0].failures[0].found is None
-
-
-def test_the_limit_itself_passes() -> None:
-    wanted = SelectionParams(objective=FASTEST, constraints={"bytes": Bound(at_most=800, at_least=800)})
-    assert selection.select(wanted, [GOOD, FAST]).winner == "good"
+    assert result.ranking[0].missed[0].verdict == "not measured"
 
 
 def test_the_nearest_miss_is_the_one_that_misses_by_the_smallest_share() -> None:
     wanted = SelectionParams(objective=FASTEST, constraints={"perplexity_ratio": Bound(at_most=1.0005)})
-    result = selection.select(wanted, [FAST, SLOW, GOOD, GONE])
-    message = selection._nearest_miss(result)
+    message = selection._nearest_miss(selection.select(wanted, [FAST, SLOW, GOOD, GONE]))
     assert "nearest miss is good" in message
     assert "1.001" in message
     assert "1.0005" in message

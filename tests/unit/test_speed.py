@@ -5,18 +5,18 @@ import numpy as np
 import pytest
 
 from evals import speed
-from evals.runner import Ids, Logits, Runner
+from evals.runner import Ids
+from tests.fakes import TableRunner
 
 PREFILL, STEP = 0.05, 0.01
 
 
-class Clockwork(Runner):
+class Clockwork(TableRunner):
     """Sleeps a known time for the prefill and for each decode step."""
 
-    calls = 0
-
-    def logits(self, ids: Ids) -> Iterator[Logits]:
-        raise AssertionError("timing never asks for logits")
+    def __init__(self) -> None:
+        super().__init__(table=np.zeros((1, 1), np.float32))
+        self.calls = 0
 
     def generate(self, prompt: Ids, new_tokens: int) -> Iterator[int]:
         self.calls += 1

@@ -25,6 +25,11 @@ class Awq(Record):
     symmetric: bool = False
     """Classic AWQ stores a zero point a group; without it 4 bits lose more."""
 
+    @property
+    def quantized(self) -> bool:
+        """See Recipe.quantized."""
+        return True
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Take only families for which the folding of scales is known to be right."""
         from pipeline.backends.common import gptqmodel

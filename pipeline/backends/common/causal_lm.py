@@ -1,21 +1,30 @@
 """A transformers causal language model as a Runner: for the reference, and for the formats that transformers runs."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from evals.head import Hidden, Shape, shaped
 from evals.runner import Ids, Logits
+from pipeline.errors import MeasurementError
 
 BLOCK_BYTES = 256 * 2**20
 """Float32 logits made at once; a longer window goes through the key-value cache block by block."""
+
+PROBE_TOKENS = 8
+"""Length of the input on which is found what the model does after its head."""
 
 HEAD_COLUMNS = 8192
 """Rows of the head's weight, one a token of the vocabulary, that are widened to float32 at once."""
@@ -69,12 +78,42 @@ class CausalLMRunner:
             "threads": str(torch.get_num_threads()),
         }
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of what goes into the head."""
+        return int(self.scoring_head.weight.shape[1])
+
+    @property
+    def hidden_dtype(self) -> npt.DTypeLike:
+        """As evals.head keeps it."""
+        return _stored(self.scoring_head.weight[:0]).dtype
+
+    def hidden(self) -> Hidden:
+        """Return the head's input for the last block of logits, [rows, hidden]."""
+        return _stored(self.scoring_head.hidden[0])
+
+    def head(self) -> tuple[Hidden, npt.NDArray[np.float32] | None, Shape]:
+        """Return weight, bias and shape of the head, for evals.head.save; call it after `logits`."""
+        bias = self.scoring_head.bias
+        return (
+            _stored(self.scoring_head.weight),
+            None if bias is None else bias.detach().float().numpy(),
+            self._head_shape(),
+        )
+
+    @torch.inference_mode()
+    def _head_shape(self) -> Shape:
+        products: list[torch.Tensor] = []
+        hook = self.scoring_head.register_forward_hook(lambda _, __, product: products.append(product.clone()))
+        (logits,) = self.logits(np.arange(PROBE_TOKENS, dtype=np.int32))
+        hook.remove()
+        return _shape(products[0][0].numpy(), logits, self._model.config.get_text_config())
+
     @torch.inference_mode()
     def logits(self, ids: Ids) -> Iterator[Logits]:
         """See Runner.logits."""
         self._model.set_output_embeddings(self.scoring_head)
-        tokens = torch.from_numpy(ids[:-1].astype(np.int64))[None]
-        blocks = torch.split(tokens, self._block_rows, dim=1)
+        blocks = torch.split(_row(ids[:-1]), self._block_rows, dim=1)
         cache = None
         for block in blocks:
             output = self._model(input_ids=block, past_key_values=cache, use_cache=len(blocks) > 1)
@@ -82,16 +121,96 @@ class CausalLMRunner:
             yield output.logits[0].numpy()
 
     @torch.inference_mode()
+    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+        """See Runner.continuations.
+
+        Continuations are the rows of a batch over copies of the prompt's cache, padded on the right: what follows a
+        token does not reach it, so no mask is needed, and positions and sliding windows are the model's own affair.
+        """
+        self._model.set_output_embeddings(self.scoring_head)
+        start = self._model(input_ids=_row(prompt), use_cache=True, logits_to_keep=1)
+        first, cache = start.logits[0].numpy(), start.past_key_values
+        for batch in self._batches(continuations, _bytes(cache)):
+            fed = max(map(len, batch)) - 1
+            rest = np.empty((len(batch), 0, first.shape[1]), np.float32)
+            if fed:
+                tokens = np.zeros((len(batch), fed), np.int64)
+                for row, ids in zip(tokens, batch, strict=True):
+                    row[: len(ids) - 1] = ids[:-1]
+                copies = copy.deepcopy(cache)
+                copies.batch_repeat_interleave(len(batch))
+                rest = self._model(input_ids=torch.from_numpy(tokens), past_key_values=copies).logits.numpy()
+            for rows, ids in zip(rest, batch, strict=True):
+                yield np.concatenate([first, rows[: len(ids) - 1]])
+
+    def _batches(self, continuations: Sequence[Ids], cache_bytes: int) -> Iterator[Sequence[Ids]]:
+        """Split where a batch's padded logits, or its copies of the prompt's cache, would exceed BLOCK_BYTES."""
+        most = max(1, BLOCK_BYTES // cache_bytes)
+        batch: list[Ids] = []
+        for ids in continuations:
+            wider = [*batch, ids]
+            if batch and (len(wider) > most or len(wider) * max(map(len, wider)) > self._block_rows):
+                yield batch
+                wider = [ids]
+            batch = wider
+        if batch:
+            yield batch
+
+    @torch.inference_mode()
     def generate(self, prompt: Ids, new_tokens: int) -> Iterator[int]:
         """See Runner.generate."""
         self._model.set_output_embeddings(self._served_head)
-        tokens = torch.from_numpy(prompt.astype(np.int64))[None]
+        tokens = _row(prompt)
         cache = None
         for _ in range(new_tokens):
             output = self._model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = output.past_key_values
             tokens = output.logits[:, -1:].argmax(dim=-1)
             yield int(tokens)
+
+
+def load(folder: Path, dtype: str, threads: int) -> CausalLMRunner:
+    """Load a plain checkpoint in `dtype`, such as bfloat16.
+
+    The attention kernel is pinned: kernels differ in the last bits, and the reference must not move with a library's
+    default.
+    """
+    torch.set_num_threads(threads)
+    with quiet():
+        model = cast(Any, AutoModelForCausalLM).from_pretrained(
+            folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+        )
+    return CausalLMRunner(model)
+
+
+def _stored(tensor: torch.Tensor) -> Hidden:
+    """Give a tensor's values as evals.head keeps them: numpy has no bfloat16, its bits go into uint16."""
+    plain = tensor.detach().contiguous()
+    return plain.view(torch.uint16).numpy() if plain.dtype == torch.bfloat16 else plain.numpy()
+
+
+def _shape(product: npt.NDArray[np.float32], logits: npt.NDArray[np.float32], config: Any) -> Shape:
+    """Find what the model does between its head and its logits, and prove it on these [rows, vocabulary].
+
+    Families scale (Granite, Cohere) or cap (Gemma 2); names of config keys differ, the numbers do not lie.
+    """
+    scale = float((product * logits).sum(dtype=np.float64) / np.square(product).sum(dtype=np.float64))
+    for shape in (Shape(), Shape(cap=getattr(config, "final_logit_softcapping", None)), Shape(scale=scale)):
+        if np.allclose(shaped(product.copy(), shape), logits, rtol=1e-4, atol=1e-4):
+            return shape
+    raise MeasurementError(
+        f"{config.model_type} changes the logits after its head in a way that is neither a factor nor a soft cap, so "
+        "its distributions cannot be kept"
+    )
+
+
+def _row(ids: Ids) -> torch.Tensor:
+    return torch.from_numpy(ids.astype(np.int64))[None]
+
+
+def _bytes(cache: Any) -> int:
+    """Size of one sequence's key-value cache."""
+    return sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
 
 
 @contextlib.contextmanager

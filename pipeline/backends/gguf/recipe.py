@@ -51,6 +51,11 @@ class Gguf(Record):
         return self.imatrix and self.quantization not in WITHOUT_IMATRIX
 
     @property
+    def quantized(self) -> bool:
+        """See Recipe.quantized."""
+        return self.quantization not in ("F32", "F16", "BF16")
+
+    @property
     def file_name(self) -> str:
         """Name of the one file of the artifact; people tell GGUF files apart by the type in their names."""
         return f"model-{self.quantization}.gguf"

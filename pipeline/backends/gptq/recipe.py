@@ -34,6 +34,11 @@ class Gptq(Record):
     damping: float = Field(default=0.05, gt=0, lt=1)
     """Added to the diagonal of the Hessian, as a share of its mean; GPTQModel adds more where it stays singular."""
 
+    @property
+    def quantized(self) -> bool:
+        """See Recipe.quantized."""
+        return True
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Look the family up in GPTQModel's own table, and its widths in config.json."""
         from pipeline.backends.common import gptqmodel

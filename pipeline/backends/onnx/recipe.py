@@ -95,6 +95,11 @@ class Onnx(Record):
         """The algorithm, with None resolved."""
         return self.algorithm or ("k_quant" if self.precision == "int4" else "default")
 
+    @property
+    def quantized(self) -> bool:
+        """See Recipe.quantized."""
+        return self.precision != "fp32"
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Look the architecture up in the builder's source, then its options; no answer while it is not installed."""
         (architecture, *_) = config.get("architectures") or ["none"]

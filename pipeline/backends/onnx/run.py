@@ -1,6 +1,6 @@
 """An onnxruntime-genai folder as a Runner."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -54,16 +54,38 @@ class OnnxRunner:
             # Logits of the tokens of the last append only, shape [1, rows, vocabulary].
             yield self._generator.get_output("logits")[0]
 
-    def generate(self, prompt: Ids, new_tokens: int) -> Iterator[int]:
-        """See Runner.generate."""
-        self._begin(len(prompt) + new_tokens)
+    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+        """See Runner.continuations. One after the other: a Generator for several sequences cannot go back."""
+        room = len(prompt) + max(map(len, continuations)) - 1
+        first, at_end = self._prompt(prompt, room), True
+        for ids in continuations:
+            rows = [first]
+            if len(ids) > 1:
+                if not at_end and self._rewinds:
+                    self._generator.rewind_to(len(prompt))
+                elif not at_end:
+                    self._prompt(prompt, room)
+                rows += [self._generator.get_output("logits")[0] for _ in self._append(ids[:-1])]
+                at_end = False
+            yield np.concatenate(rows)
+
+    def _prompt(self, prompt: Ids, room: int) -> Logits:
+        """Start a sequence with room for `room` tokens by the prompt; return the row that predicts the next token."""
+        self._begin(room)
         for _ in self._append(prompt):
             pass
+        last: Logits = self._generator.get_logits()[0, -1:].copy()
+        return last
+
+    def generate(self, prompt: Ids, new_tokens: int) -> Iterator[int]:
+        """See Runner.generate."""
+        logits = self._prompt(prompt, len(prompt) + new_tokens)
         for remaining in range(new_tokens, 0, -1):
-            token = int(self._generator.get_logits()[0, 0].argmax())
+            token = int(logits[0].argmax())
             yield token
             if remaining > 1:
                 self._generator.append_tokens(np.array([token], np.int32))
+                logits = self._generator.get_logits()[0]
 
     def close(self) -> None:
         """Free the key-value cache."""

@@ -1,0 +1,138 @@
+"""lm-evaluation-harness's tasks on any Runner."""
+
+import contextlib
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from evals.answers import Answers, Outcome, Score
+from evals.runner import Runner
+
+TASKS = Path(__file__).parent / "tasks"
+"""Our own tasks, a YAML file each, named like the task. lm-eval's 14,000 are indexed only where one is wanted."""
+
+DIGEST_CHARACTERS = 16
+"""Of lm-eval's sha256 of a document."""
+
+SEED = 1234
+"""Of the choice of few-shot examples: lm-eval's default."""
+
+CORRECT = ("acc", "exact_match")
+"""Metrics that say of one document whether its answer is right, the plainest first."""
+
+
+def run(
+    runner: Runner,
+    tokenizer: Any,
+    names: Sequence[str],
+    *,
+    context_tokens: int,
+    cache: Path,
+    limit: int | None = None,
+    chat: bool = False,
+    tasks: Path = TASKS,
+    track: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> dict[str, Answers]:
+    """Answer the named tasks, tags or groups; return the answers by task.
+
+    `tokenizer` is the checkpoint's, from transformers; `limit` takes the first documents of each task; `chat` renders
+    prompts with the tokenizer's chat template. `cache` keeps the datasets in the form that `datasets` reads. Raises
+    ValueError for an unknown task, and for one that wants sampling or more than the model's context.
+    """
+    with _quiet(cache):
+        from lm_eval.evaluator import evaluate
+        from lm_eval.tasks import TaskManager
+
+        from evals.harness_model import RunnerLM
+
+        ours = {path.stem for path in tasks.glob("*.yaml")}
+        manager = TaskManager(include_path=str(tasks), include_defaults=not ours.issuperset(names))
+        unknown = sorted(set(names) - set(manager.all_tasks))
+        if unknown:
+            raise ValueError(f"lm-eval knows no task {', '.join(unknown)}")
+        loaded = manager.load(list(names))
+        for task in loaded["tasks"].values():
+            # As simple_evaluate does, which would also ask git, pip and the processor for versions: seconds.
+            if task.get_config("num_fewshot") is None:
+                task.set_config(key="num_fewshot", value=0)
+            task.set_fewshot_seed(seed=SEED)
+        found = evaluate(
+            RunnerLM(runner, tokenizer, context_tokens, track),
+            loaded,
+            limit=limit,
+            bootstrap_iters=0,
+            log_samples=True,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
+    return {name: _answers(found["results"][name], found["samples"][name]) for name in loaded["tasks"]}
+
+
+def _answers(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> Answers:
+    """Take a task's first filter: several would judge the same answers in several ways."""
+    name = samples[0]["filter"]
+    first = [sample for sample in samples if sample["filter"] == name]
+    metrics = {
+        key.removesuffix(f",{name}"): float(value)
+        for key, value in results.items()
+        if key.endswith(f",{name}") and isinstance(value, int | float)
+    }
+    scores = {
+        metric: Score(value=value, standard_error=_standard_error(value, [sample.get(metric) for sample in first]))
+        for metric, value in metrics.items()
+        if "_stderr" not in metric
+    }
+    return Answers(metrics=scores, outcomes=tuple(_outcome(sample) for sample in first))
+
+
+def _standard_error(value: float, values: Sequence[Any]) -> float | None:
+    """Of a mean over documents; lm-eval gives none without a bootstrap, which it would also run on plain means."""
+    numbers = [float(one) for one in values if isinstance(one, int | float)]
+    if len(numbers) < max(2, len(values)) or not math.isclose(fmean(numbers), value, abs_tol=1e-9):
+        return None
+    return stdev(numbers) / math.sqrt(len(numbers))
+
+
+def _outcome(sample: Mapping[str, Any]) -> Outcome:
+    judged = next((sample[metric] for metric in CORRECT if metric in sample), None)
+    return Outcome(
+        document=sample["doc_hash"][:DIGEST_CHARACTERS],
+        chosen=_chosen(sample["filtered_resps"]),
+        correct=None if judged is None else bool(judged == 1),
+    )
+
+
+def _chosen(responses: Sequence[Any]) -> str | None:
+    """Say what the answer was: the likeliest of several choices, the text, or whether one continuation was greedy."""
+    if isinstance(responses[0], str):
+        return responses[0]
+    if not isinstance(responses[0], Sequence):
+        return None
+    if len(responses) == 1:
+        return str(bool(responses[0][1]))
+    likelihoods = [likelihood for likelihood, _ in responses]
+    return str(likelihoods.index(max(likelihoods)))
+
+
+@contextlib.contextmanager
+def _quiet(cache: Path) -> Iterator[None]:
+    """Keep stdout and the log clean, and the datasets' cache in `cache`. Errors are raised, not logged."""
+    import datasets
+
+    level, place = logging.root.manager.disable, datasets.config.HF_DATASETS_CACHE
+    bars = datasets.are_progress_bars_disabled()
+    logging.disable(logging.WARNING)
+    datasets.disable_progress_bars()
+    datasets.config.HF_DATASETS_CACHE = cache.absolute()
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        datasets.config.HF_DATASETS_CACHE = place
+        logging.disable(level)
+        if not bars:
+            datasets.enable_progress_bars()

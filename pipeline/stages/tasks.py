@@ -1,0 +1,42 @@
+"""How one artifact answers lm-evaluation-harness's tasks, and how its answers differ from the reference's."""
+
+from evals.answers import Answers, accuracy, compare
+from pipeline import harness, machine, paths
+from pipeline.checkpoints import link
+from pipeline.errors import MeasurementError
+from pipeline.params import RECIPE, Params
+from pipeline.records import FILE, Artifact, Checkpoint, ReferenceAnswers, TaskAnswers, Tasks
+
+
+def tasks(params: Params, name: str) -> None:
+    """Write measurements/tasks/<name>.json."""
+    folder = paths.artifact(name)
+    artifact = Artifact.load(folder / FILE)
+    record = Tasks(name=name, artifact=artifact.digest, unavailable=artifact.unavailable, limit=params.tasks.limit)
+    if params.tasks.names and not artifact.unavailable:
+        reference = ReferenceAnswers.load(paths.ANSWERS)
+        checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
+        source = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
+        threads = params.threads or machine.usable_cores()
+        with RECIPE.validate_python(artifact.recipe).open(folder, threads) as runner:
+            found = harness.run(runner, params.tasks, checkpoint, source, name)
+            settings = dict(runner.settings)
+        try:
+            compared = {task: _compared(answers, reference.tasks[task]) for task, answers in found.items()}
+        except (KeyError, ValueError) as error:
+            raise MeasurementError(f"tasks {name}: {error}; run `dvc repro answers`") from error
+        record = record.model_copy(update={"settings": settings, "tasks": compared})
+    record.save(paths.tasks(name))
+
+
+def _compared(ours: Answers, reference: Answers) -> TaskAnswers:
+    changes = compare(ours.outcomes, reference.outcomes)
+    return TaskAnswers(
+        documents=len(ours.outcomes),
+        accuracy=accuracy(ours.outcomes),
+        flips=changes.flips,
+        right_to_wrong=changes.right_to_wrong,
+        wrong_to_right=changes.wrong_to_right,
+        p_value=changes.p_value,
+        answers=ours,
+    )

@@ -1,0 +1,44 @@
+"""Cloze items: what they are made of, and that they give nothing away."""
+
+from collections import Counter
+
+from pipeline.texts import cloze, read
+from pipeline.texts.document import Document
+
+DOCUMENTS = read.read("stdlib://evaluation").documents
+
+
+def test_items_come_from_the_text_in_its_order_without_overlap() -> None:
+    items = cloze.items(DOCUMENTS)
+    whole = "\n".join(document.text for document in DOCUMENTS)
+    assert len(items) == cloze.MOST_ITEMS
+    end = 0
+    for item in items:
+        assert len(item.passage.split()) >= cloze.FEWEST_WORDS
+        assert item.passage == item.passage.strip()
+        end = whole.index(item.passage, end) + len(item.passage)
+        assert whole[end:].lstrip().startswith(item.choices[item.answer])
+
+
+def test_neither_place_nor_form_tells_the_right_word() -> None:
+    items = cloze.items(DOCUMENTS)
+    for item in items:
+        assert len(set(item.choices)) == cloze.CHOICES
+        assert all(word.isalpha() and word == word.lower() for word in item.choices)
+    positions = Counter(item.answer for item in items)
+    assert max(positions.values()) - min(positions.values()) <= 1
+
+
+def test_neither_length_nor_frequency_tells_the_right_word() -> None:
+    """Taking the longest, shortest, commonest or rarest word is right about as often as chance."""
+    items = cloze.items(DOCUMENTS)
+    counts = Counter(word for document in DOCUMENTS for word in cloze.WORD.findall(document.text))
+    for key in (len, lambda word: -len(word), counts.__getitem__, lambda word: -counts[word]):
+        right = sum(max(item.choices, key=key) == item.choices[item.answer] for item in items)
+        assert 0.1 < right / len(items) < 0.45
+
+
+def test_the_same_text_gives_the_same_items_and_a_small_one_few_or_none() -> None:
+    assert cloze.items(DOCUMENTS) == cloze.items(DOCUMENTS)
+    assert cloze.items([Document(name="short", text="One sentence is no item.")]) == ()
+    assert 0 < len(cloze.items(DOCUMENTS[2:3])) < cloze.MOST_ITEMS

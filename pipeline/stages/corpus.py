@@ -19,7 +19,7 @@ SAMPLE_CHARACTERS = 2000
 
 
 def corpus(params: Params) -> None:
-    """Fill corpus/: calibration.npz, evaluation.npz (evals.windows.Windows), cloze.jsonl, vocabulary.json, the record."""
+    """Fill corpus/: calibration.npz and evaluation.npz (evals.windows.Windows), cloze.jsonl, vocabulary.json."""
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
     length = params.corpus.window_tokens
     if length > checkpoint.context_tokens:

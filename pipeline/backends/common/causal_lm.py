@@ -130,14 +130,15 @@ class CausalLMRunner:
         self._model.set_output_embeddings(self.scoring_head)
         start = self._model(input_ids=_row(prompt), use_cache=True, logits_to_keep=1)
         first, cache = start.logits[0].numpy(), start.past_key_values
-        for batch in self._batches(continuations, _bytes(cache)):
+        batches = list(self._batches(continuations, _bytes(cache)))
+        for batch in batches:
             fed = max(map(len, batch)) - 1
             rest = np.empty((len(batch), 0, first.shape[1]), np.float32)
             if fed:
                 tokens = np.zeros((len(batch), fed), np.int64)
                 for row, ids in zip(tokens, batch, strict=True):
                     row[: len(ids) - 1] = ids[:-1]
-                copies = copy.deepcopy(cache)
+                copies = cache if batch is batches[-1] else copy.deepcopy(cache)
                 copies.batch_repeat_interleave(len(batch))
                 rest = self._model(input_ids=torch.from_numpy(tokens), past_key_values=copies).logits.numpy()
             for rows, ids in zip(rest, batch, strict=True):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,7 +56,7 @@ def log_probability(runner: TableRunner, text: str) -> float:
     ids = [LETTERS.index(letter) for letter in text]
     table = runner.table.astype(np.float64)
     table -= np.log(np.exp(table).sum(axis=1, keepdims=True))
-    return float(sum(table[a, b] for a, b in zip(ids[:-1], ids[1:], strict=True)))
+    return float(sum(table[a, b] for a, b in pairwise(ids)))
 
 
 def test_answers_come_in_the_requests_order_and_each_context_runs_once(runner: Recording) -> None:

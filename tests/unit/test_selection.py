@@ -19,9 +19,7 @@ def measured(name: str, *, ratio: float, size: int, decode: float, reach: float 
         bits_per_byte=Estimate(value=1),
     )
     interval = Estimate(value=ratio, standard_error=reach / 2, low=ratio - reach, high=ratio + reach)
-    quality = Quality(
-        name=name, artifact="d", windows=64, perplexity=perplexity, perplexity_ratio=interval, bytes=size
-    )
+    quality = Quality(name=name, artifact="d", windows=64, perplexity=perplexity, perplexity_ratio=interval, bytes=size)
     spread = Spread(median=decode, minimum=decode, maximum=decode)
     return quality, Latency(name=name, artifact="d", decode_tokens_per_second=spread), Tasks(name=name, artifact="d")
 

@@ -30,7 +30,9 @@ def quality(params: Params, name: str) -> None:
     digests.check_files(folder, artifact.files)
     threads = params.threads or machine.usable_cores()
     before = memory.rss_bytes()
-    with threadpool_limits(threads), RECIPE.validate_python(artifact.recipe).open(folder, threads) as runner:
+    # One thread for numpy's products: more would wait for the runtime's own threads, which spin between their passes.
+    one = threadpool_limits(1, user_api="blas")
+    with one, RECIPE.validate_python(artifact.recipe).open(folder, threads) as runner:
         try:
             record = _measure(params, name, artifact, runner)
         except ValueError as error:

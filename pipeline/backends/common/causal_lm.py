@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,9 @@ BLOCK_BYTES = 256 * 2**20
 
 PROBE_TOKENS = 8
 """Length of the input on which is found what the model does after its head."""
+
+TREE_TOKENS = 1024
+"""Prompt and continuations that go through in one pass; beyond, attention between continuations would be wasted."""
 
 HEAD_COLUMNS = 8192
 """Rows of the head's weight, one a token of the vocabulary, that are widened to float32 at once."""
@@ -122,12 +126,49 @@ class CausalLMRunner:
 
     @torch.inference_mode()
     def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
-        """See Runner.continuations.
-
-        Continuations are the rows of a batch over copies of the prompt's cache, padded on the right: what follows a
-        token does not reach it, so no mask is needed, and positions and sliding windows are the model's own affair.
-        """
+        """See Runner.continuations."""
         self._model.set_output_embeddings(self.scoring_head)
+        if self._fits_a_tree(prompt, continuations):
+            yield from self._tree(prompt, continuations)
+        else:
+            yield from self._batched(prompt, continuations)
+
+    def _fits_a_tree(self, prompt: Ids, continuations: Sequence[Ids]) -> bool:
+        """Short enough for one pass, and no layer looks less far back than the prompt's beginning (or by distance)."""
+        config = self._model.config.get_text_config()
+        tokens, longest = sum(map(len, continuations)), max(map(len, continuations))
+        window = getattr(config, "sliding_window", None) or TREE_TOKENS
+        fits = len(prompt) + tokens <= TREE_TOKENS and tokens <= self._block_rows
+        return fits and len(prompt) + longest <= window and not getattr(config, "alibi", False)
+
+    def _tree(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+        """Run prompt and continuations as one sequence in which each continuation sees the prompt and itself alone."""
+        starts = len(prompt) + np.cumsum([0, *(len(ids) - 1 for ids in continuations)])
+        total = int(starts[-1])
+        positions, seen = np.arange(total), np.tri(total, dtype=bool)
+        for start, stop in pairwise(starts):
+            positions[start:stop] = len(prompt) + np.arange(stop - start)
+            seen[start:stop, len(prompt) : start] = False
+        mask = torch.full((1, 1, total, total), torch.finfo(self._model.dtype).min, dtype=self._model.dtype)
+        mask[0, 0, torch.from_numpy(seen)] = 0
+        tokens = np.concatenate([prompt, *(ids[:-1] for ids in continuations)])
+        logits = self._model(
+            input_ids=_row(tokens),
+            attention_mask=mask,
+            position_ids=_row(positions),
+            use_cache=False,
+            logits_to_keep=torch.arange(len(prompt) - 1, total),
+        ).logits[0]
+        rows = logits.numpy()
+        for start, stop in pairwise(starts - len(prompt) + 1):
+            yield np.concatenate([rows[:1], rows[start:stop]])
+
+    def _batched(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+        """Run the prompt, then the continuations as rows of a batch over copies of its cache, padded on the right.
+
+        What follows a token does not reach it, so no mask is needed, and positions and sliding windows are the model's
+        own affair.
+        """
         start = self._model(input_ids=_row(prompt), use_cache=True, logits_to_keep=1)
         first, cache = start.logits[0].numpy(), start.past_key_values
         batches = list(self._batches(continuations, _bytes(cache)))
@@ -205,7 +246,7 @@ def _shape(product: npt.NDArray[np.float32], logits: npt.NDArray[np.float32], co
     )
 
 
-def _row(ids: Ids) -> torch.Tensor:
+def _row(ids: npt.NDArray[np.integer[Any]]) -> torch.Tensor:
     return torch.from_numpy(ids.astype(np.int64))[None]
 
 

@@ -25,10 +25,10 @@ from tests.bench.workspace import PYTHON, Row, random_checkpoint, row, run, seco
 THREADS = len(os.sched_getaffinity(0))
 CONTEXT = 512
 FEW, MANY = 4, 20
-"""Windows in the two runs whose difference is timed: start and end of both tools fall out."""
+"""Windows of the evaluation text."""
 LEAST = 0.9
 LARGE_VOCABULARY, LONG_WINDOW = 150_000, 2048
-ROUNDS = 2
+ROUNDS = 3
 
 
 def scoring(scratch: Path) -> list[Row]:
@@ -108,22 +108,20 @@ def _gguf(clone: Path, name: str, recipe: Gguf, text: Windows) -> list[Row]:
 
 
 def _rate(text: Windows, work: Callable[[Windows], object]) -> float:
-    """Tokens per second: the best of some rounds, each the difference between many and few windows."""
-    return max(
-        (MANY - FEW) * CONTEXT / (seconds(lambda: work(text.first(MANY))) - seconds(lambda: work(text.first(FEW))))
-        for _ in range(ROUNDS)
-    )
+    """Tokens per second, the best of some rounds after a warm-up."""
+    work(text.first(1))
+    return MANY * CONTEXT / min(seconds(lambda: work(text)) for _ in range(ROUNDS))
 
 
 def _llama_perplexity(model: Path, words: Path) -> float:
-    """Tokens per second in the same way, from outside: loading and tokenizing fall out of the difference."""
+    """Tokens per second between two runs of different lengths: loading and tokenizing fall out of the difference."""
     tool = toolchains.llama_cpp().tool("llama-perplexity")
 
-    def once(chunks: int) -> float:
+    def best(chunks: int) -> float:
         command: list[str | Path] = [tool, "-m", model, "-f", words, "-c", str(CONTEXT), "-t", str(THREADS)]
-        return seconds(lambda: run([*command, "--chunks", str(chunks)], words.parent))
+        return min(seconds(lambda: run([*command, "--chunks", str(chunks)], words.parent)) for _ in range(ROUNDS))
 
-    return max((MANY - FEW) * CONTEXT / (once(MANY) - once(FEW)) for _ in range(ROUNDS))
+    return (MANY - FEW) * CONTEXT / (best(MANY) - best(FEW))
 
 
 def _transformers_loop(folder: Path, text: Windows) -> float:

@@ -51,13 +51,31 @@ class ScoringHead(torch.nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiply some columns at a time: a float32 copy of a whole head can be gigabytes."""
         self.hidden = hidden
-        wide = hidden.float()
-        result = wide.new_empty(*wide.shape[:-1], len(self.weight))
-        for start in range(0, len(self.weight), HEAD_COLUMNS):
-            columns = slice(start, start + HEAD_COLUMNS)
-            bias = None if self.bias is None else self.bias[columns].float()
-            result[..., columns] = torch.nn.functional.linear(wide, self.weight[columns].float(), bias)
+        with _exact_products(hidden.dtype):
+            if len(self.weight) <= HEAD_COLUMNS:
+                return self._columns(hidden.float(), slice(None))
+            wide = hidden.float()
+            result = wide.new_empty(*wide.shape[:-1], len(self.weight))
+            for start in range(0, len(self.weight), HEAD_COLUMNS):
+                columns = slice(start, start + HEAD_COLUMNS)
+                result[..., columns] = self._columns(wide, columns)
         return result
+
+    def _columns(self, wide: torch.Tensor, columns: slice) -> torch.Tensor:
+        bias = None if self.bias is None else self.bias[columns].float()
+        return torch.nn.functional.linear(wide, self.weight[columns].float(), bias)
+
+
+@contextlib.contextmanager
+def _exact_products(dtype: torch.dtype) -> Iterator[None]:
+    """Let float32 products of what was bfloat16 run on bfloat16 units: nothing is lost, as sums stay float32."""
+    before = torch.get_float32_matmul_precision()
+    if dtype == torch.bfloat16:
+        torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 class CausalLMRunner:

@@ -3,6 +3,7 @@
 Text becomes ids exactly as in lm-eval's `hf` model, so that only the runtime differs between two artifacts.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,11 +13,17 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, has_bos_prefix, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from evals.runner import Ids, Logits, Runner
+from evals.runner import Ids, Logits, Prompt, Runner
 from evals.scoring import log_normalizer, target_logits
 
 WHOLE_TOKENS = 256
 """The longest continuation whose logits are asked for whole: 256 MiB of float32 at 262,144 tokens of vocabulary."""
+
+PROMPTS_TOGETHER = 16
+"""Handed to the runner in one call, which runs together what it can."""
+
+ENCODED_TEXTS = 64
+"""Texts whose ids are kept, the latest ones."""
 
 NEW_TOKENS = 256
 """Tokens to generate where a task does not say; `hf` has the same."""
@@ -43,6 +50,8 @@ class RunnerLM(TemplateLM):  # type: ignore[misc]
         self.max_length = context_tokens
         self._runner = runner
         self._track = track
+        # Each choice of a document brings the same context along.
+        self._encode = functools.lru_cache(maxsize=ENCODED_TEXTS)(self._encode_anew)
 
     @property
     def eot_token_id(self) -> int:
@@ -64,6 +73,9 @@ class RunnerLM(TemplateLM):  # type: ignore[misc]
         """Encode with the tokenizer's own special tokens, but no second BOS before a text that begins with one."""
         if add_special_tokens is None and has_bos_prefix(string, self.tokenizer.decode(self.prefix_token_id)):
             add_special_tokens = False
+        return list(self._encode(string, add_special_tokens))
+
+    def _encode_anew(self, string: str, add_special_tokens: bool | None) -> list[int]:
         options = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return list(self.tokenizer.encode(string, **options))
 
@@ -95,17 +107,24 @@ class RunnerLM(TemplateLM):  # type: ignore[misc]
             groups.setdefault(tuple(prompt), []).append((index, np.array(continuation, np.int32)))
         answers: dict[int, Answer] = {}
         # Longest first, so that the time left is not guessed too short, and runtimes make room once.
-        for prompt, members in self._track(sorted(groups.items(), key=lambda group: -len(group[0]))):
-            answers |= self._answer(np.array(prompt, np.int32), members)
+        ordered = sorted(groups.items(), key=lambda group: -len(group[0]))
+        for start in self._track(range(0, len(ordered), PROMPTS_TOGETHER)):
+            answers |= self._answer(ordered[start : start + PROMPTS_TOGETHER])
         return [answers[index] for index in range(len(requests))]
 
-    def _answer(self, prompt: Ids, members: Sequence[tuple[int, Ids]]) -> dict[int, Answer]:
-        whole = [(index, ids) for index, ids in members if len(ids) <= WHOLE_TOKENS]
-        answers = {index: self._stream(prompt, ids) for index, ids in members if len(ids) > WHOLE_TOKENS}
-        if whole:
-            scored = self._runner.continuations(prompt, [ids for _, ids in whole])
-            for (index, ids), logits in zip(whole, scored, strict=True):
-                answers[index] = _score(logits, ids)
+    def _answer(self, groups: Sequence[tuple[tuple[int, ...], list[tuple[int, Ids]]]]) -> dict[int, Answer]:
+        answers: dict[int, Answer] = {}
+        prompts: list[Prompt] = []
+        scored: list[tuple[int, Ids]] = []
+        for ids, members in groups:
+            prompt = np.array(ids, np.int32)
+            whole = [member for member in members if len(member[1]) <= WHOLE_TOKENS]
+            answers |= {index: self._stream(prompt, ids) for index, ids in members if len(ids) > WHOLE_TOKENS}
+            if whole:
+                prompts.append((prompt, [ids for _, ids in whole]))
+                scored += whole
+        for (index, targets), logits in zip(scored, self._runner.continuations(prompts), strict=True):
+            answers[index] = _score(logits, targets)
         return answers
 
     def _stream(self, prompt: Ids, continuation: Ids) -> Answer:

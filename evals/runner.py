@@ -9,6 +9,9 @@ import numpy.typing as npt
 Ids = npt.NDArray[np.int32]
 Logits = npt.NDArray[np.float32]
 
+Prompt = tuple[Ids, Sequence[Ids]]
+"""A prompt's ids, and the ids of each of its continuations."""
+
 
 class Runner(Protocol):
     """A model in memory, of any format, in any runtime.
@@ -30,14 +33,14 @@ class Runner(Protocol):
         """
         ...
 
-    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
-        """Yield for each continuation, in order, the logits of shape [its tokens, vocabulary] that predict its tokens.
+    def continuations(self, prompts: Sequence[Prompt]) -> Iterator[Logits]:
+        """Yield for each continuation of each prompt, in order, the logits [its tokens, vocabulary] of its tokens.
 
-        Row i follows the prompt and the continuation's first i tokens, so the first rows are all alike, and the last
-        token is never fed. The prompt runs once for all continuations where the runtime can go back to its end, and
-        logits are made for these rows only where it can leave out others. Prompt and continuations hold at least one
-        token each. An array is whole, whatever it costs: score a very long continuation through `logits`. It may be
-        overwritten by the next one.
+        Row i follows the prompt and the continuation's first i tokens, so the first rows of a prompt's continuations
+        are all alike, and the last token is never fed. A prompt runs once for all its continuations where the runtime
+        can go back to its end, prompts run together where it can, and logits are made for these rows only where it can
+        leave out others. Prompts and continuations hold at least one token each. An array is whole, whatever it costs:
+        score a very long continuation through `logits`. It may be overwritten by the next one.
         """
         ...
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evals.runner import Ids, Logits
+from evals.runner import Ids, Logits, Prompt
 from evals.windows import Windows
 
 
@@ -25,9 +25,10 @@ class TableRunner:
         for start in range(0, len(rows), self.block_rows):
             yield rows[start : start + self.block_rows]
 
-    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
-        for ids in continuations:
-            yield self.table[np.concatenate([prompt[-1:], ids[:-1]])]
+    def continuations(self, prompts: Sequence[Prompt]) -> Iterator[Logits]:
+        for prompt, several in prompts:
+            for ids in several:
+                yield self.table[np.concatenate([prompt[-1:], ids[:-1]])]
 
     def generate(self, prompt: Ids, new_tokens: int) -> Iterator[int]:
         token = int(prompt[-1])

@@ -61,11 +61,13 @@ def sequences(vocabulary: int) -> tuple[Ids, list[Ids]]:
 def largest_error(runner: Runner, vocabulary: int) -> float:
     """Largest difference of a log-probability from the whole sequences' own rows; shapes must agree."""
     prompt, several = sequences(vocabulary)
-    together = [logits.copy() for logits in runner.continuations(prompt, several)]
+    prompts = [(prompt, several), (prompt[5:], several[1:3]), (prompt[:7], several[:1]), (prompt[9:20], several[3:])]
+    together = [logits.copy() for logits in runner.continuations(prompts)]
     errors = []
-    for continuation, logits in zip(several, together, strict=True):
-        blocks = [block.copy() for block in runner.logits(np.concatenate([prompt, continuation]))]
-        expected = np.concatenate(blocks)[len(prompt) - 1 :]
+    pairs = [(start, continuation) for start, continuations in prompts for continuation in continuations]
+    for (start, continuation), logits in zip(pairs, together, strict=True):
+        blocks = [block.copy() for block in runner.logits(np.concatenate([start, continuation]))]
+        expected = np.concatenate(blocks)[len(start) - 1 :]
         assert logits.shape == expected.shape
         errors.append(np.abs(log_softmax(logits, axis=1) - log_softmax(expected, axis=1)).max())
     return float(max(errors))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evals.harness_model import RunnerLM
-from evals.runner import Ids, Logits
+from evals.runner import Logits, Prompt
 from tests.fakes import TableRunner
 
 LETTERS = "<>abcdefgh"
@@ -37,9 +37,9 @@ class Recording(TableRunner):
         super().__init__(table)
         self.prompts: list[str] = []
 
-    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
-        self.prompts.append(Letters().decode(prompt.tolist()))
-        return super().continuations(prompt, continuations)
+    def continuations(self, prompts: Sequence[Prompt]) -> Iterator[Logits]:
+        self.prompts += [Letters().decode(prompt.tolist()) for prompt, _ in prompts]
+        return super().continuations(prompts)
 
 
 @pytest.fixture

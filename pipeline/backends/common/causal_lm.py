@@ -7,7 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from evals.head import Hidden, Shape, shaped
-from evals.runner import Ids, Logits
+from evals.runner import Ids, Logits, Prompt
 from pipeline.errors import MeasurementError
 
 BLOCK_BYTES = 256 * 2**20
@@ -27,8 +26,9 @@ BLOCK_BYTES = 256 * 2**20
 PROBE_TOKENS = 8
 """Length of the input on which is found what the model does after its head."""
 
-TREE_TOKENS = 1024
-"""Prompt and continuations that go through in one pass; beyond, attention between continuations would be wasted."""
+FOREST_TOKENS = 512
+"""Tokens of prompts and continuations that go through in one pass. In longer ones attention between strangers, which is
+computed and masked, would cost more than the passes saved."""
 
 HEAD_COLUMNS = 8192
 """Rows of the head's weight, one a token of the vocabulary, that are widened to float32 at once."""
@@ -143,43 +143,66 @@ class CausalLMRunner:
             yield output.logits[0].numpy()
 
     @torch.inference_mode()
-    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+    def continuations(self, prompts: Sequence[Prompt]) -> Iterator[Logits]:
         """See Runner.continuations."""
         self._model.set_output_embeddings(self.scoring_head)
-        if self._fits_a_tree(prompt, continuations):
-            yield from self._tree(prompt, continuations)
-        else:
-            yield from self._batched(prompt, continuations)
+        together: list[Prompt] = []
+        for prompt in prompts:
+            fits = self._fits([prompt])
+            if together and not (fits and self._fits([*together, prompt])):
+                yield from self._forest(together)
+                together = []
+            if fits:
+                together.append(prompt)
+            else:
+                yield from self._batched(*prompt)
+        if together:
+            yield from self._forest(together)
 
-    def _fits_a_tree(self, prompt: Ids, continuations: Sequence[Ids]) -> bool:
-        """Short enough for one pass, and no layer looks less far back than the prompt's beginning (or by distance)."""
+    def _fits(self, prompts: Sequence[Prompt]) -> bool:
+        """Short enough for one pass, and no layer sees less than a whole prompt, or sees by distance."""
         config = self._model.config.get_text_config()
-        tokens, longest = sum(map(len, continuations)), max(map(len, continuations))
-        window = getattr(config, "sliding_window", None) or TREE_TOKENS
-        fits = len(prompt) + tokens <= TREE_TOKENS and tokens <= self._block_rows
-        return fits and len(prompt) + longest <= window and not getattr(config, "alibi", False)
+        scored = sum(len(ids) for _, several in prompts for ids in several)
+        longest = max(len(prompt) + max(map(len, several)) for prompt, several in prompts)
+        fits = scored <= self._block_rows and scored + sum(len(prompt) for prompt, _ in prompts) <= FOREST_TOKENS
+        window = getattr(config, "sliding_window", None)
+        return fits and (window is None or longest <= window) and not getattr(config, "alibi", False)
 
-    def _tree(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
-        """Run prompt and continuations as one sequence in which each continuation sees the prompt and itself alone."""
-        starts = len(prompt) + np.cumsum([0, *(len(ids) - 1 for ids in continuations)])
-        total = int(starts[-1])
-        positions, seen = np.arange(total), np.tri(total, dtype=bool)
-        for start, stop in pairwise(starts):
-            positions[start:stop] = len(prompt) + np.arange(stop - start)
-            seen[start:stop, len(prompt) : start] = False
-        mask = torch.full((1, 1, total, total), torch.finfo(self._model.dtype).min, dtype=self._model.dtype)
-        mask[0, 0, torch.from_numpy(seen)] = 0
-        tokens = np.concatenate([prompt, *(ids[:-1] for ids in continuations)])
-        logits = self._model(
-            input_ids=_row(tokens),
+    def _forest(self, prompts: Sequence[Prompt]) -> Iterator[Logits]:
+        """Run all prompts and continuations as one sequence: each prompt sees itself, each continuation both."""
+        total = sum(len(prompt) + sum(len(ids) - 1 for ids in several) for prompt, several in prompts)
+        tokens, positions = np.empty(total, np.int64), np.empty(total, np.int64)
+        seen = np.zeros((total, total), bool)
+        scored: list[npt.NDArray[np.int64]] = []
+        at = 0
+
+        def put(ids: Ids, first: int) -> slice:
+            nonlocal at
+            place = slice(at, at + len(ids))
+            tokens[place], positions[place] = ids, first + np.arange(len(ids))
+            seen[place, place] = np.tri(len(ids), dtype=bool)
+            at = place.stop
+            return place
+
+        for prompt, several in prompts:
+            trunk = put(prompt, 0)
+            for ids in several:
+                branch = put(ids[:-1], len(prompt))
+                seen[branch, trunk] = True
+                scored.append(np.array([trunk.stop - 1, *range(branch.start, branch.stop)]))
+        kept, place = np.unique(np.concatenate(scored), return_inverse=True)
+        mask = torch.zeros((1, 1, total, total), dtype=self._model.dtype)
+        mask[0, 0, torch.from_numpy(~seen)] = torch.finfo(self._model.dtype).min
+        output = self._model(
+            input_ids=torch.from_numpy(tokens)[None],
             attention_mask=mask,
-            position_ids=_row(positions),
+            position_ids=torch.from_numpy(positions)[None],
             use_cache=False,
-            logits_to_keep=torch.arange(len(prompt) - 1, total),
-        ).logits[0]
-        rows = logits.numpy()
-        for start, stop in pairwise(starts - len(prompt) + 1):
-            yield np.concatenate([rows[:1], rows[start:stop]])
+            logits_to_keep=torch.from_numpy(kept),
+        )
+        rows = output.logits[0].numpy()
+        for one in np.split(place, np.cumsum([len(indices) for indices in scored])[:-1]):
+            yield rows[one]
 
     def _batched(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
         """Run the prompt, then the continuations as rows of a batch over copies of its cache, padded on the right.
@@ -264,7 +287,7 @@ def _shape(product: npt.NDArray[np.float32], logits: npt.NDArray[np.float32], co
     )
 
 
-def _row(ids: npt.NDArray[np.integer[Any]]) -> torch.Tensor:
+def _row(ids: Ids) -> torch.Tensor:
     return torch.from_numpy(ids.astype(np.int64))[None]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evals.runner import Ids, Logits
+from evals.runner import Ids, Logits, Prompt
 from pipeline.backends.gguf import library
 from pipeline.errors import MeasurementError
 
@@ -63,8 +63,13 @@ class GgufRunner:
             block = tokens[start : start + self._rows]
             yield self._decode(block, len(block))
 
-    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
-        """See Runner.continuations.
+    def continuations(self, prompts: Sequence[Prompt]) -> Iterator[Logits]:
+        """See Runner.continuations."""
+        for prompt, several in prompts:
+            yield from self._continue(prompt, several)
+
+    def _continue(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+        """Score the continuations of one prompt.
 
         The prompt is sequence 0; sequences 1 to SEQUENCES - 1 take over its cells of the cache, so nothing is copied,
         and each is fed its own continuation. All of a step go through the model together.

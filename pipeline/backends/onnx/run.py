@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evals.runner import Ids, Logits
+from evals.runner import Ids, Logits, Prompt
 from pipeline.backends.onnx import genai
 from pipeline.errors import MeasurementError
 
@@ -33,7 +33,10 @@ class OnnxRunner:
         self._longest = int(section["context_length"])
         self._rows = max(1, BLOCK_BYTES // (4 * int(section["vocab_size"])))
         # A cache that keeps only the last positions of sliding-window layers cannot go back to the first.
-        self._rewinds = "sliding_window" not in section["decoder"]
+        window = section["decoder"].get("sliding_window")
+        self._rewinds = window is None
+        self._least = int(window["window_size"]) if window else 1
+        """Capacity below which onnxruntime refuses to run."""
         self._generator: Any = None
         self._capacity = 0
 
@@ -54,8 +57,13 @@ class OnnxRunner:
             # Logits of the tokens of the last append only, shape [1, rows, vocabulary].
             yield self._generator.get_output("logits")[0]
 
-    def continuations(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
-        """See Runner.continuations. One after the other: a Generator for several sequences cannot go back."""
+    def continuations(self, prompts: Sequence[Prompt]) -> Iterator[Logits]:
+        """See Runner.continuations."""
+        for prompt, several in prompts:
+            yield from self._continue(prompt, several)
+
+    def _continue(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+        """Score one after the other: a Generator for several sequences cannot go back."""
         room = len(prompt) + max(map(len, continuations)) - 1
         first, at_end = self._prompt(prompt, room), True
         for ids in continuations:
@@ -104,9 +112,10 @@ class OnnxRunner:
             return
         self.close()
         params = self._og.GeneratorParams(self._model)
-        params.set_search_options(max_length=tokens, batch_size=1, num_beams=1, do_sample=False)
+        capacity = max(tokens, self._least)
+        params.set_search_options(max_length=capacity, batch_size=1, num_beams=1, do_sample=False)
         self._generator = self._og.Generator(self._model, params)
-        self._capacity = tokens
+        self._capacity = capacity
 
     def _append(self, ids: Ids) -> Iterator[None]:
         """Feed ids in blocks whose logits stay within BLOCK_BYTES, with a pause after each."""

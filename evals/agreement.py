@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evals.runner import Ids, Runner
-from evals.statistics import Estimate, clustered_mean, clustered_share
+from evals.statistics import Estimate, clustered_mean, share
 from evals.windows import Windows
 
 
@@ -46,5 +46,5 @@ def compare(ours: Ids, reference: Ids, prompts: Windows) -> Agreement:
         prompts=count,
         tokens=tokens,
         length=clustered_mean(lengths, prompts.clusters),
-        identical=clustered_share(lengths == tokens, prompts.clusters),
+        identical=share(int((lengths == tokens).sum()), count),
     )

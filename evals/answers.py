@@ -5,12 +5,10 @@ that one answers right and the other wrong. Accuracy can stay while many answers
 "Accuracy is Not All You Need", NeurIPS 2024).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
-from evals.statistics import LEVEL, Estimate
+from evals.statistics import Estimate, share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,19 +50,6 @@ class Changes:
     wrong_to_right: int
     p_value: float
     """McNemar's exact test, two-sided: the chance of a split at least as uneven if both were equally good."""
-
-
-def share(count: int, total: int) -> Estimate:
-    """Return count / total with Wilson's interval, which holds its level near 0 and 1 and for few documents too.
-
-    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927).
-    """
-    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-    value = count / total
-    center = (value + z * z / (2 * total)) / (1 + z * z / total)
-    half = z * math.sqrt(value * (1 - value) / total + z * z / (4 * total * total)) / (1 + z * z / total)
-    error = math.sqrt(value * (1 - value) / total)
-    return Estimate(value=value, standard_error=error, low=max(0.0, center - half), high=min(1.0, center + half))
 
 
 def accuracy(outcomes: Sequence[Outcome]) -> Estimate | None:

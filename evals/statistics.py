@@ -6,6 +6,7 @@ a window where there is only one document.
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,19 @@ def clustered_share(values: npt.NDArray[np.bool_], clusters: Clusters) -> Estima
     return Estimate(
         value=mean.value, standard_error=mean.standard_error, low=max(0.0, mean.low), high=min(1.0, mean.high)
     )
+
+
+def share(count: int, total: int) -> Estimate:
+    """Return count / total with Wilson's interval, which holds its level near 0 and 1 and for few documents too.
+
+    Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927).
+    """
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+    value = count / total
+    center = (value + z * z / (2 * total)) / (1 + z * z / total)
+    half = z * math.sqrt(value * (1 - value) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    error = math.sqrt(value * (1 - value) / total)
+    return Estimate(value=value, standard_error=error, low=max(0.0, center - half), high=min(1.0, center + half))
 
 
 def clustered_quantiles(values: Values, clusters: Clusters, probabilities: tuple[float, ...]) -> tuple[Estimate, ...]:

@@ -167,7 +167,7 @@ def _definitions(run: Run) -> str:
     return (
         "- In brackets: the 95 % interval that the choice of text leaves open. Clusters are documents (windows, where "
         "there is one document); means by the cluster-robust variance and Student's t, quantiles by a bootstrap over "
-        "clusters, shares of answers by Wilson.\n"
+        "clusters, shares of answers and of identical continuations by Wilson.\n"
         "- `*`: on the Pareto front of size, perplexity and decode speed.\n"
         "- perplexity: exp of the mean negative log-likelihood per token, on the same token ids for every runtime. "
         "vs reference: the ratio to the reference's, paired token by token, minus one. ln ratio: its logarithm.\n"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from evals.answers import Outcome, accuracy, compare, share
+from evals.answers import Outcome, accuracy, compare
+from evals.statistics import share
 
 
 def outcomes(text: str) -> list[Outcome]:

@@ -63,6 +63,8 @@ class Tokenizer:
     render: Render
     """A conversation through the runtime that will serve it: BOS and all, as for a chat request. Raises
     MeasurementError with the runtime's words when it refuses."""
+    longest_run: int | None = None
+    """Characters without a space beyond which this runtime is known to give other ids; the artifact's notes say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,13 @@ def test_no_tensors_and_wrong_size() -> None:
     assert problems(bits=9.0) == ["holds no tensors", "has 9.000 bits per weight, expected 4.000 to 5.000"]
 
 
+def test_samples_beyond_a_runtimes_known_limit_are_passed_over() -> None:
+    """The artifact's notes tell of the limit; other samples are held against the checkpoint all the same."""
+    wrong = replace(TOKENIZER, encode=lambda text: [BOS] if text == "<s>" else [9])
+    assert problems(SOUND, tokenizer=replace(wrong, longest_run=2)) == []
+    assert len(problems(SOUND, tokenizer=replace(wrong, longest_run=3))) == 1
+
+
 def test_a_tokenizer_that_changed_is_told_in_each_way() -> None:
     other = replace(
         TOKENIZER,

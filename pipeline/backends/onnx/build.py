@@ -29,6 +29,12 @@ TOKENIZER_FILES = (
 """Of these the checkpoint's own are kept. The builder writes them anew through transformers, which for some classes
 derives the merges and the pre-tokenizer again rather than copying them."""
 
+OVERRIDE = "tokenizer_module.json"
+"""Takes precedence over tokenizer_config.json for this runtime alone; transformers does not read it."""
+
+LONGEST_RUN = 100
+"""Of a SentencePiece vocabulary: characters without a space after which onnxruntime-genai's tokenizer cuts, whatever the vocabulary's merges say."""
+
 WRITTEN = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 
 ENVIRONMENT = {
@@ -76,15 +82,16 @@ def _set_tokenizer_class(out: Path) -> tuple[str, ...]:
     For all classes but GemmaTokenizer its tokenizer cuts the text before it merges, at apostrophes for one, and loses
     the merges across the cuts. On the standard library's documentation the ids of 36 of 708 documents then differ from
     the checkpoint's; as GemmaTokenizer 3 do, all in rules of more than 100 hyphens, where it still cuts.
-    tokenizer_module.json overrides tokenizer_config.json for this runtime alone; transformers does not read it.
     """
     decoder = json.loads((out / "tokenizer.json").read_bytes()).get("decoder") or {}
     steps = decoder.get("decoders", [decoder])
     if not any(step.get("type") == "Replace" and step.get("pattern") == {"String": "▁"} for step in steps):
         return ()
     override = json.dumps({"tokenizer_class": "GemmaTokenizer"}) + "\n"
-    (out / "tokenizer_module.json").write_text(override, encoding="utf-8")
-    return ("onnxruntime-genai's own tokenizer may give other ids in runs of over 100 characters without a space",)
+    (out / OVERRIDE).write_text(override, encoding="utf-8")
+    return (
+        f"onnxruntime-genai's own tokenizer may give other ids in runs of over {LONGEST_RUN} characters without a space",
+    )
 
 
 def _options(recipe: "Onnx") -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from pipeline.backends.contract import Contents, Tensor, Tokenizer
-from pipeline.backends.onnx import genai, graph
+from pipeline.backends.onnx import build, genai, graph
 from pipeline.errors import MeasurementError
 from pipeline.records import Message
 
@@ -141,6 +141,7 @@ def _tokenizer(model: Any, artifact: Path) -> Tokenizer:
         adds_bos=bos is not None and int(adding.encode("a")[0]) == bos,
         chat_template=template if isinstance(template, str) else None,
         render=render,
+        longest_run=build.LONGEST_RUN if (artifact / build.OVERRIDE).exists() else None,
     )
 
 

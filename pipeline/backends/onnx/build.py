@@ -33,7 +33,8 @@ OVERRIDE = "tokenizer_module.json"
 """Takes precedence over tokenizer_config.json for this runtime alone; transformers does not read it."""
 
 LONGEST_RUN = 100
-"""Of a SentencePiece vocabulary: characters without a space after which onnxruntime-genai's tokenizer cuts, whatever the vocabulary's merges say."""
+"""Characters without a space of which a SentencePiece vocabulary's ids are right; after them onnxruntime-genai's
+tokenizer cuts, whatever the merges say."""
 
 WRITTEN = ("model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 
@@ -89,9 +90,8 @@ def _set_tokenizer_class(out: Path) -> tuple[str, ...]:
         return ()
     override = json.dumps({"tokenizer_class": "GemmaTokenizer"}) + "\n"
     (out / OVERRIDE).write_text(override, encoding="utf-8")
-    return (
-        f"onnxruntime-genai's own tokenizer may give other ids in runs of over {LONGEST_RUN} characters without a space",
-    )
+    limit = f"{LONGEST_RUN} characters without a space"
+    return (f"onnxruntime-genai's own tokenizer may give other ids in runs of over {limit}",)
 
 
 def _options(recipe: "Onnx") -> list[str]:

@@ -59,7 +59,8 @@ def _tokenizer_problems(tokenizer: Tokenizer, vocabulary: Vocabulary) -> Iterato
         yield f"its tokenizer {does} BOS to plain text, the checkpoint's {should} it"
     yield from _added_token_problems(tokenizer, vocabulary)
     for sample in vocabulary.samples:
-        if tokenizer.longest_run is not None and max(map(len, sample.text.split())) > tokenizer.longest_run:
+        longest = max(map(len, sample.text.split(" ")))
+        if tokenizer.longest_run is not None and longest > tokenizer.longest_run:
             continue
         ids = tokenizer.encode(sample.text)
         if ids != list(sample.ids):

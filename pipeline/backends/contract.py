@@ -64,7 +64,8 @@ class Tokenizer:
     """A conversation through the runtime that will serve it: BOS and all, as for a chat request. Raises
     MeasurementError with the runtime's words when it refuses."""
     longest_run: int | None = None
-    """Characters without a space (line ends are none) beyond which this runtime is known to give other ids; the artifact's notes say so."""
+    """Characters without a space, line ends among them, beyond which this runtime is known to give other ids; the
+    artifact's notes say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from evals.head import Hidden, Shape, shaped
 from evals.runner import Ids, Logits, Prompt
 from pipeline.errors import MeasurementError
 
-BLOCK_BYTES = 256 * 2**20
+BLOCK_BYTES = 128 * 2**20
 """Float32 logits made at once; a longer window goes through the key-value cache block by block."""
 
 PROBE_TOKENS = 8

@@ -35,7 +35,7 @@ class OnnxRunner:
         # A cache that keeps only the last positions of sliding-window layers cannot go back to the first.
         window = section["decoder"].get("sliding_window")
         self._rewinds = window is None
-        self._least = int(window["window_size"]) if window else 1
+        self._least = min(int(window["window_size"]), self._longest) if window else 1
         """Capacity below which onnxruntime refuses to run."""
         self._generator: Any = None
         self._capacity = 0

@@ -147,7 +147,7 @@ def test_a_second_run_agrees_to_the_bit(finished: Workspace) -> None:
         finished.run("python", "-m", "pipeline", "quality", name)
         assert finished.read(path)["scores"] == first["scores"]
         assert first["repeats_to_the_bit"]
-    finished.run("dvc", "checkout", "--force", "measurements")
+    finished.run("dvc", "checkout", "--force")
 
 
 def test_artifact_records_hold_identity_only_and_their_files(finished: Workspace) -> None:
@@ -202,6 +202,6 @@ def test_no_artifact_passes_names_the_nearest_miss_and_still_writes_the_selectio
     finished.run("git", "checkout", "--", ".")
     assert done.returncode == 9
     assert "The nearest miss is gguf-q2_k: bytes " in done.stderr
-    assert "at_most 1,000" in done.stderr
+    assert "at most 1,000" in done.stderr
     assert selection["winner"] is None
     assert all(standing["failures"] for standing in selection["ranking"])  # type: ignore[attr-defined]

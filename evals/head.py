@@ -1,9 +1,9 @@
 """The reference's distributions, kept as what goes into its head: exact, and small.
 
-The next-token distribution over a vocabulary of 150,000 takes 300 KB a token in 16 bits, and cutting it to its likeliest
-tokens keeps only a lower bound of every divergence. The hidden state that the head turns into that distribution takes 2
-to 16 KB, and the head is stored once: nothing is lost, at the price of one multiplication by the head for each artifact,
-a few percent of a forward pass of a large model.
+The next-token distribution over a vocabulary of 150,000 takes 300 KB a token in 16 bits, and cutting it to its
+likeliest tokens keeps only a lower bound of every divergence. The hidden state that the head turns into that
+distribution takes 2 to 16 KB, and the head is stored once: nothing is lost, at the price of one multiplication by the
+head for each artifact, a few percent of a forward pass of a large model.
 """
 
 import json

@@ -7,7 +7,7 @@ from evals.answers import Answers
 from evals.runner import Runner
 from pipeline import paths
 from pipeline.backends.common import hf_tokenizer
-from pipeline.errors import MeasurementError
+from pipeline.errors import HubError, MeasurementError
 from pipeline.params import TasksParams
 from pipeline.progress import track
 from pipeline.records import Checkpoint
@@ -16,7 +16,7 @@ from pipeline.records import Checkpoint
 def run(runner: Runner, wanted: TasksParams, checkpoint: Checkpoint, folder: Path, who: str) -> dict[str, Answers]:
     """Return the answers by task, in lm-eval's order. `folder` holds the checkpoint, whose tokenizer makes the ids.
 
-    Raises MeasurementError with lm-eval's own reason, and for a cloze without items.
+    Raises MeasurementError with lm-eval's own reason, and for a cloze without items; HubError for data out of reach.
     """
     if "cloze" in wanted.names and not paths.CLOZE.stat().st_size:
         raise MeasurementError(
@@ -32,5 +32,10 @@ def run(runner: Runner, wanted: TasksParams, checkpoint: Checkpoint, folder: Pat
             limit=wanted.limit,
             track=lambda items: track(items, f"tasks: {who}"),
         )
+    except ConnectionError as error:
+        raise HubError(
+            f"tasks, {who}: {error}; stock tasks fetch their data from the Hub: check the network, or take them out of "
+            "tasks.names"
+        ) from error
     except ValueError as error:
         raise MeasurementError(f"tasks, {who}: {error}") from error

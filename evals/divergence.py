@@ -83,8 +83,13 @@ class Comparison:
 
 
 def summarize(comparison: Comparison, nll: Nll, reference: Nll, windows: Windows) -> Divergence:
-    """Reduce per-token figures, all [windows, tokens - 1], to estimates."""
+    """Reduce per-token figures, all [windows, tokens - 1], to estimates.
+
+    Raises ValueError for divergences that are not finite: the artifact rules out what the reference expects.
+    """
     clusters, kld = windows.clusters, comparison.kld
+    if not np.isfinite(kld).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(kld))} tokens have a divergence that is not finite")
     median, p95, p99, p999 = clustered_quantiles(kld, clusters, QUANTILES)
     delta = np.exp(-nll) - np.exp(-reference)
     return Divergence(

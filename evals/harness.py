@@ -43,7 +43,7 @@ def run(
     prompts with the tokenizer's chat template. `cache` keeps the datasets in the form that `datasets` reads. Raises
     ValueError for an unknown task, and for one that wants sampling or more than the model's context.
     """
-    with _quiet(cache):
+    with quiet(cache):
         from lm_eval.evaluator import evaluate
         from lm_eval.tasks import TaskManager
 
@@ -119,7 +119,7 @@ def _chosen(responses: Sequence[Any]) -> str | None:
 
 
 @contextlib.contextmanager
-def _quiet(cache: Path) -> Iterator[None]:
+def quiet(cache: Path) -> Iterator[None]:
     """Keep stdout and the log clean, and the datasets' cache in `cache`. Errors are raised, not logged."""
     import datasets
 

@@ -80,7 +80,7 @@ def _requests(scratch: Path, name: str, data: Path | None) -> list[Any]:
         task |= {"doc_to_text": "{{query}}\nAnswer:", "doc_to_target": "gold"}
     task |= {"task": name, "dataset_kwargs": {"data_files": {"test": str(data)}}}
     (tasks / f"{name}.yaml").write_text(yaml.safe_dump(task))
-    with harness._quiet(scratch / "cache"):
+    with harness.quiet(scratch / "cache"):
         loaded = TaskManager(include_path=str(tasks), include_defaults=False).load([name])["tasks"][name]
         loaded.build_all_requests(limit=DOCUMENTS)
     return list(loaded.instances)

@@ -85,7 +85,7 @@ def responses(lm: Any, tasks: Path, cache: Path) -> dict[str, list[Any]]:
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    with harness._quiet(cache):
+    with harness.quiet(cache):
         found = simple_evaluate(
             model=lm,
             tasks=list(TASKS),
@@ -174,7 +174,7 @@ def likelihoods(runner: Runner, repository: Path) -> list[float]:
 
     from evals.harness_model import RunnerLM
 
-    with harness._quiet(repository / "cache"):
+    with harness.quiet(repository / "cache"):
         manager = TaskManager(include_path=str(harness.TASKS), include_defaults=False)
         task = manager.load(["cloze"])["tasks"]["cloze"]
         task.set_config(key="num_fewshot", value=0)

@@ -80,6 +80,17 @@ def test_delta_p_is_the_change_of_the_true_tokens_probability(tmp_path: Path) ->
     assert found.delta_p_rms.value == pytest.approx(5 / 6)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_a_token_that_is_ruled_out_has_no_finite_divergence(tmp_path: Path) -> None:
+    table = reference(tmp_path)
+    table[:, 0] = -np.inf
+    spared = windows([[1, 3, 1, 4], [2, 2, 5, 1], [1, 2, 3, 3]])
+    comparison = Comparison(tmp_path)
+    nll = score(TableRunner(table), spared, comparison.observe)
+    with pytest.raises(ValueError, match="9 tokens have a divergence that is not finite"):
+        divergence.summarize(comparison, nll, nll, spared)
+
+
 def test_another_vocabulary_is_refused(tmp_path: Path) -> None:
     reference(tmp_path)
     with pytest.raises(ValueError, match="has 7 tokens in its vocabulary, the reference 6"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import io
 import logging
 import warnings
@@ -30,6 +31,9 @@ FOREST_TOKENS = 512
 """Tokens of prompts and continuations that go through in one pass. In longer ones attention between strangers, which is
 computed and masked, would cost more than the passes saved."""
 
+MASKED_LAYERS = {"full_attention", "sliding_attention"}
+"""Kinds of layers, as config.json names them, through which tokens reach each other only where the mask lets them."""
+
 HEAD_COLUMNS = 8192
 """Rows of the head's weight, one a token of the vocabulary, that are widened to float32 at once."""
 
@@ -52,9 +56,9 @@ class ScoringHead(torch.nn.Module):
         """Multiply some columns at a time: a float32 copy of a whole head can be gigabytes."""
         self.hidden = hidden
         with _exact_products(hidden.dtype):
-            if len(self.weight) <= HEAD_COLUMNS:
-                return self._columns(hidden.float(), slice(None))
             wide = hidden.float()
+            if len(self.weight) <= HEAD_COLUMNS:
+                return self._columns(wide, slice(None))
             result = wide.new_empty(*wide.shape[:-1], len(self.weight))
             for start in range(0, len(self.weight), HEAD_COLUMNS):
                 columns = slice(start, start + HEAD_COLUMNS)
@@ -154,19 +158,34 @@ class CausalLMRunner:
                 together = []
             if fits:
                 together.append(prompt)
-            else:
+            elif self._sees_by_mask:
                 yield from self._batched(*prompt)
+            else:
+                yield from self._apart(*prompt)
         if together:
             yield from self._forest(together)
 
     def _fits(self, prompts: Sequence[Prompt]) -> bool:
-        """Short enough for one pass, and no layer sees less than a whole prompt, or sees by distance."""
+        """Short enough for one pass, and every layer sees by the mask alone, and a whole prompt."""
         config = self._model.config.get_text_config()
         scored = sum(len(ids) for _, several in prompts for ids in several)
         longest = max(len(prompt) + max(map(len, several)) for prompt, several in prompts)
         fits = scored <= self._block_rows and scored + sum(len(prompt) for prompt, _ in prompts) <= FOREST_TOKENS
         window = getattr(config, "sliding_window", None)
-        return fits and (window is None or longest <= window) and not getattr(config, "alibi", False)
+        return fits and self._sees_by_mask and (window is None or longest <= window)
+
+    @functools.cached_property
+    def _sees_by_mask(self) -> bool:
+        """Recurrent layers and convolutions pass on what they saw, and ALiBi counts the distance in the sequence."""
+        config = self._model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ())
+        return kinds <= MASKED_LAYERS and not self._model._is_stateful and not getattr(config, "alibi", False)
+
+    def _apart(self, prompt: Ids, continuations: Sequence[Ids]) -> Iterator[Logits]:
+        """Run prompt and continuation together, once for each."""
+        for ids in continuations:
+            blocks = list(self.logits(np.concatenate([prompt, ids])))
+            yield np.concatenate(blocks)[len(prompt) - 1 :]
 
     def _forest(self, prompts: Sequence[Prompt]) -> Iterator[Logits]:
         """Run all prompts and continuations as one sequence: each prompt sees itself, each continuation both."""

@@ -1,0 +1,23 @@
+"""Continuations of a model whose layers pass more on than attention masks out."""
+
+import numpy as np
+import torch
+from transformers import Lfm2Config, Lfm2ForCausalLM
+
+from pipeline.backends.common.causal_lm import CausalLMRunner
+
+
+def test_convolutions_do_not_carry_one_continuation_into_the_next() -> None:
+    """LFM2's convolutions see their neighbours in the sequence, whatever the mask says."""
+    torch.manual_seed(0)
+    config = Lfm2Config(
+        vocab_size=200, hidden_size=64, intermediate_size=128, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, layer_types=["conv", "full_attention", "conv", "full_attention"], initializer_range=0.3,
+    )  # fmt: skip
+    runner = CausalLMRunner(Lfm2ForCausalLM(config).float())
+    random = np.random.default_rng(0)
+    prompt, *several = (random.integers(3, 200, tokens, dtype=np.int32) for tokens in (20, 3, 5, 2))
+    together = [logits.copy() for logits in runner.continuations([(prompt, several)])]
+    for continuation, logits in zip(several, together, strict=True):
+        alone = np.concatenate([block.copy() for block in runner.logits(np.concatenate([prompt, continuation]))])
+        np.testing.assert_allclose(logits, alone[len(prompt) - 1 :], atol=1e-3)

@@ -79,3 +79,14 @@ def tokenize(loaded: Any, text: str) -> Ids:
     if count < 0:
         raise MeasurementError(f"llama.cpp cannot tokenize a text of {len(data)} bytes: it asks for {-count} tokens")
     return ids[:count]
+
+
+def piece(loaded: Any, token: int) -> str:
+    """Return the text of one token; bytes that are no whole character become U+FFFD."""
+    llama = library()
+    buffer = ctypes.create_string_buffer(256)
+    length = llama.llama_token_to_piece(llama.llama_model_get_vocab(loaded), token, buffer, len(buffer), 0, True)
+    if length < 0:  # it needs as much room
+        buffer = ctypes.create_string_buffer(-length)
+        length = llama.llama_token_to_piece(llama.llama_model_get_vocab(loaded), token, buffer, -length, 0, True)
+    return buffer.raw[:length].decode(errors="replace")

@@ -36,12 +36,12 @@ class GgufRunner:
 
     def __init__(self, model: Any, path: Path, threads: int) -> None:
         self._llama = library.library()
-        self._model = model
+        self.model = model
         self._path = path
         self._threads = threads
-        self._vocabulary = self._llama.llama_vocab_n_tokens(self._llama.llama_model_get_vocab(model))
-        self._longest = self._llama.llama_model_n_ctx_train(model)
-        self._rows = max(1, min(BATCH_TOKENS, BLOCK_BYTES // (4 * self._vocabulary)))
+        self.vocabulary_size = int(self._llama.llama_vocab_n_tokens(self._llama.llama_model_get_vocab(model)))
+        self.context_tokens = int(self._llama.llama_model_n_ctx_train(model))
+        self._rows = max(1, min(BATCH_TOKENS, BLOCK_BYTES // (4 * self.vocabulary_size)))
         self._context: Any = None
         self._shape = (0, 0, 0)
 
@@ -133,9 +133,9 @@ class GgufRunner:
 
         `room` is the tokens that several sequences hold together, what they share counted once.
         """
-        if tokens > self._longest:
+        if tokens > self.context_tokens:
             raise MeasurementError(
-                f"{self._path}: {tokens} tokens asked for, the model was made for {self._longest}; "
+                f"{self._path}: {tokens} tokens asked for, the model was made for {self.context_tokens}; "
                 "lower corpus.window_tokens or latency's token counts in params.yaml"
             )
         shape = (-(-(room or tokens) // 256) * 256, rows, sequences)
@@ -150,7 +150,7 @@ class GgufRunner:
         params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.n_threads = params.n_threads_batch = self._threads
         params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        self._context = self._llama.llama_init_from_model(self._model, params)
+        self._context = self._llama.llama_init_from_model(self.model, params)
         if not self._context:
             self._context = None
             raise MeasurementError(f"{self._path}: no context of {tokens} tokens: {library.errors()}")
@@ -190,8 +190,8 @@ class GgufRunner:
         if status != 0:
             raise MeasurementError(f"{self._path}: llama_decode returned {status}: {library.errors()}")
         if rows == 0:
-            return np.empty((0, self._vocabulary), np.float32)
-        return np.ctypeslib.as_array(self._llama.llama_get_logits(self._context), (rows, self._vocabulary))
+            return np.empty((0, self.vocabulary_size), np.float32)
+        return np.ctypeslib.as_array(self._llama.llama_get_logits(self._context), (rows, self.vocabulary_size))
 
 
 def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:

@@ -1,0 +1,230 @@
+"""GGUF on llama-server, a child process on a UNIX socket.
+
+Its native completion endpoint is used, which takes and gives token ids; the OpenAI shapes are the gateway's, the same
+for every engine. The server cannot score a prompt (it ignores `echo`), so that is done by llama.cpp's bindings in a
+worker, on the same memory-mapped file, started by the first request that needs it.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from containers.engines.child import Child
+from containers.engines.contract import Candidate, EngineError, Facts, Sampling, Token, UnsupportedError
+from containers.engines.python import PythonEngine
+from pipeline import toolchains
+
+OPTIONS = (
+    *("--jinja", "--no-ui", "--no-slots", "--offline", "--log-verbosity", "1", "--cache-ram", "0", "--fit", "off"),
+    *("--flash-attn", "on", "-ngl", "0"),
+)
+"""As evaluation runs the file. No cache of old prompts in main memory: it would grow to gigabytes."""
+
+POLL_SECONDS = 0.02
+SEEDS = 2**31
+
+FINAL_FIELDS = ["stop", "stop_type", "tokens_predicted"]
+"""Of the last event, which otherwise repeats the whole prompt and all settings."""
+
+
+class LlamaCppEngine:
+    """One GGUF file, served."""
+
+    def __init__(self, artifact: Path, file: Path, *, threads: int, slots: int, context_tokens: int) -> None:
+        self._file, self._threads, self._slots, self._context = file, threads, slots, context_tokens
+        self._scorer = PythonEngine(artifact, threads=threads, slots=0, context_tokens=context_tokens)
+        self._scorer_facts: Facts | None = None
+        self._starting = asyncio.Lock()
+        self._stack: contextlib.AsyncExitStack | None = None
+        self._child: Child | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> Facts:
+        """See Engine.start."""
+        async with contextlib.AsyncExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-"))
+            address = Path(folder) / "llama.sock"
+            self._child = await Child.start(self._command(address), env=_environment())
+            stack.push_async_callback(self._child.kill)
+            connector = aiohttp.UnixConnector(path=str(address), limit=0)
+            timeout = aiohttp.ClientTimeout(total=None)
+            self._session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, timeout=timeout))
+            await self._wait()
+            props = await self._get("/props")
+            self._stack = stack.pop_all()
+        return Facts(
+            runtime=f"llama.cpp of llama-cpp-python {toolchains.llama_cpp().version}",
+            context_tokens=int(props["default_generation_settings"]["n_ctx"]),
+            vocabulary_size=await self._vocabulary_size(),
+            bos_id=await self._special(props.get("bos_token")),
+            eos_id=await self._special(props.get("eos_token")),
+            slots=self._slots,
+            schemas=True,
+        )
+
+    async def stop(self) -> None:
+        """See Engine.stop."""
+        await self._scorer.stop()
+        self._scorer_facts = None
+        if self._stack is not None:
+            await self._stack.aclose()
+        self._stack = self._child = self._session = None
+
+    async def died(self) -> str:
+        """See Engine.died."""
+        assert self._child is not None, "not started"
+        return f"llama-server {await self._child.died()}"
+
+    async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Token, None]:
+        """See Engine.generate.
+
+        llama-server tells of no token that leaves a character incomplete: the next one then stands for both. A token
+        without text is kept until the next event says whether it was end-of-sequence.
+        """
+        known, kept = 0, None
+        async for event in self._events(_request(prompt, sampling)):
+            if event["stop"]:
+                if kept is not None and event["stop_type"] != "eos":
+                    yield kept
+                return
+            if kept is not None:
+                yield kept
+                kept = None
+            if event["tokens_predicted"] == known:
+                continue
+            token = _token(event, event["tokens_predicted"] - known)
+            known = event["tokens_predicted"]
+            if token.text:
+                yield token
+            else:
+                kept = token
+
+    async def score(self, ids: Sequence[int], candidates: int) -> list[Token]:
+        """See Engine.score."""
+        async with self._starting:
+            if self._scorer_facts is None:
+                self._scorer_facts = await self._scorer.start()
+        try:
+            return await self._scorer.score(ids, candidates)
+        except EngineError:
+            self._scorer_facts = None  # the next request starts it again; llama-server goes on meanwhile
+            await self._scorer.stop()
+            raise
+
+    async def tokenize(self, text: str, *, add_special: bool) -> list[int]:
+        """See Engine.tokenize."""
+        body = {"content": text, "add_special": add_special, "parse_special": True}
+        return list((await self._post("/tokenize", body))["tokens"])
+
+    async def detokenize(self, ids: Sequence[int]) -> str:
+        """See Engine.detokenize."""
+        return str((await self._post("/detokenize", {"tokens": list(ids)}))["content"])
+
+    async def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> list[int]:
+        """See Engine.render."""
+        body = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
+        prompt = (await self._post("/apply-template", body))["prompt"]
+        return await self.tokenize(prompt, add_special=True)
+
+    def _command(self, address: Path) -> list[str | Path]:
+        tool = toolchains.llama_cpp().tool("llama-server")
+        sizes = ("--ctx-size", self._slots * self._context, "--parallel", self._slots, "--threads", self._threads)
+        return [tool, "--model", self._file, "--host", address, *map(str, sizes), *OPTIONS]
+
+    async def _wait(self) -> None:
+        """Return when the model is loaded; loading has no time limit of its own, since weights may be 100 GB."""
+        assert self._child is not None
+        while self._child.running:
+            with contextlib.suppress(aiohttp.ClientError, OSError, EngineError):
+                await self._get("/health")
+                return
+            await asyncio.sleep(POLL_SECONDS)
+        raise EngineError(await self.died())
+
+    async def _vocabulary_size(self) -> int:
+        (model,) = (await self._get("/v1/models"))["data"]
+        return int(model["meta"]["n_vocab"])
+
+    async def _special(self, text: str | None) -> int | None:
+        """Return the id of a special token that the server names by its text."""
+        if not text:
+            return None
+        ids = await self.tokenize(text, add_special=False)
+        return ids[0] if len(ids) == 1 else None
+
+    async def _events(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        async with self._request("POST", "/completion", json=body) as response:
+            async for line in response.content:
+                if line.startswith(b"data: "):
+                    yield json.loads(line[6:])
+                elif line.startswith(b"error: "):
+                    raise EngineError(f"llama-server: {_words(json.loads(line[7:]))}")
+
+    async def _get(self, route: str) -> Any:
+        async with self._request("GET", route) as response:
+            return await response.json()
+
+    async def _post(self, route: str, body: Mapping[str, Any]) -> Any:
+        async with self._request("POST", route, json=body) as response:
+            return await response.json()
+
+    @contextlib.asynccontextmanager
+    async def _request(self, method: str, route: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Give a good response. EngineError when the server is gone, UnsupportedError when it refuses."""
+        if self._session is None or self._child is None:
+            raise EngineError("the engine is not running")
+        try:
+            async with self._session.request(method, f"http://llama{route}", **options) as response:
+                if response.status >= 400:
+                    words = _words(await response.json())
+                    raise (UnsupportedError if response.status < 500 else EngineError)(words)
+                yield response
+        except aiohttp.ClientError as error:
+            why = str(error) if self._child.running else await self.died()
+            raise EngineError(f"llama-server: {why}") from error
+
+
+def _request(prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:
+    """Write a request in llama-server's words, its own samplers off but the two that every engine has."""
+    body: dict[str, Any] = {
+        "prompt": list(prompt),
+        "n_predict": sampling.max_tokens,
+        "stream": True,
+        "samplers": ["temperature", "top_p"],
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "seed": random.randrange(SEEDS) if sampling.seed is None else sampling.seed % SEEDS,
+        "ignore_eos": sampling.ignore_eos,
+        "response_fields": FINAL_FIELDS,
+    }
+    if sampling.candidates is not None:
+        body["n_probs"] = max(1, sampling.candidates)
+    if sampling.schema is not None:
+        body["json_schema"] = sampling.schema
+    return body
+
+
+def _token(event: Mapping[str, Any], count: int) -> Token:
+    id_ = event["tokens"][0]
+    if not (found := event.get("completion_probabilities")):
+        return Token(id_, event["content"], count=count)
+    top = tuple(Candidate(one["id"], one["token"], one["logprob"]) for one in found[0]["top_logprobs"])
+    return Token(id_, event["content"], found[0]["logprob"], top, count)
+
+
+def _words(value: Any) -> str:
+    error = value.get("error", value) if isinstance(value, dict) else value
+    return str(error.get("message", error) if isinstance(error, dict) else error).strip()
+
+
+def _environment() -> dict[str, str]:
+    """Leave out what would change the server's options from outside."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}

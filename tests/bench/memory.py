@@ -22,7 +22,7 @@ def memory(scratch: Path) -> list[Row]:
     """
     large, small = ("gguf-f16", "gguf-q4_k_m"), ("gptq-int4", "awq-int4", "onnx-int8", "onnx-int4")
     rows = _memory(scratch / "large", large, MOST_GGUF, hidden=2048, inner=5632, layers=28, heads=32)
-    return rows + _memory(scratch / "small", small, None, hidden=1280, inner=3584, layers=16, heads=20)
+    return rows + _memory(scratch / "small", small, None, hidden=1280, inner=3584, layers=6, heads=20)
 
 
 def _memory(folder: Path, artifacts: Sequence[str], limit: float | None, **shape: int) -> list[Row]:

@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 TAIL_LINES = 15
@@ -36,6 +36,7 @@ class Child:
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=pass_fds,
             preexec_fn=_die_with(os.getpid()),
+            start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which lets the engine finish first
         )
         return cls(process)
 
@@ -70,7 +71,7 @@ class Child:
             self._tail.extend(line.strip() for line in chunk.decode(errors="replace").splitlines() if line.strip())
 
 
-def _die_with(parent: int) -> "ctypes._FuncPointer | object":
+def _die_with(parent: int) -> Callable[[], None]:
     libc = ctypes.CDLL(None)
 
     def ask() -> None:

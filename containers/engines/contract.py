@@ -54,8 +54,8 @@ class Token(NamedTuple):
     logprob: float | None = None
     candidates: tuple[Candidate, ...] = ()
     """Likeliest first; their texts are whole tokens, not parts of a stream."""
-    count: int = 1
-    """Tokens that this one stands for: some runtimes tell only of the last of those that make up one character."""
+    tokens: int = 1
+    """How many this one stands for: some runtimes tell only of the last of those that make up one character."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

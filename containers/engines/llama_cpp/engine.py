@@ -212,12 +212,12 @@ def _request(prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:
     return body
 
 
-def _token(event: Mapping[str, Any], count: int) -> Token:
+def _token(event: Mapping[str, Any], tokens: int) -> Token:
     id_ = event["tokens"][0]
     if not (found := event.get("completion_probabilities")):
-        return Token(id_, event["content"], count=count)
+        return Token(id_, event["content"], tokens=tokens)
     top = tuple(Candidate(one["id"], one["token"], one["logprob"]) for one in found[0]["top_logprobs"])
-    return Token(id_, event["content"], found[0]["logprob"], top, count)
+    return Token(id_, event["content"], found[0]["logprob"], top, tokens)
 
 
 def _words(value: Any) -> str:

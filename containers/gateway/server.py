@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
 
 import uvicorn
 
-from containers.engines.contract import Engine
+from containers import engines
 from containers.gateway.app import Gateway, build
 from containers.gateway.evidence import Evidence
 from containers.gateway.logs import log
@@ -27,8 +28,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(settings: Settings, engine: Engine, evidence: Evidence) -> None:
-    """Serve until SIGTERM or SIGINT, and return when everything has ended. OSError when the port is taken."""
+def serve(settings: Settings, evidence: Evidence) -> None:
+    """Serve an artifact until SIGTERM or SIGINT; return when everything has ended. OSError for a port that is taken."""
+    engine = engines.engine(
+        settings.artifact,
+        threads=settings.threads or len(os.sched_getaffinity(0)),
+        slots=settings.slots,
+        context_tokens=settings.context_tokens,
+    )
     app = build(settings, engine, evidence, log)
     config = uvicorn.Config(
         app,

@@ -1,11 +1,12 @@
 """How a gateway is run: flags of its command, or environment variables ASSAY_*, which a container is set up by."""
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 
 class Settings(BaseSettings):
@@ -72,3 +73,19 @@ def vertex() -> dict[str, str]:
     """Return what Vertex AI asks a container for, by name: HTTP_PORT, HEALTH_ROUTE, PREDICT_ROUTE."""
     names = ("HTTP_PORT", "HEALTH_ROUTE", "PREDICT_ROUTE")
     return {name: os.environ[f"AIP_{name}"] for name in names if os.environ.get(f"AIP_{name}")}
+
+
+def read(arguments: Sequence[str]) -> Settings:
+    """Read flags and environment. ValidationError for what is wrong, ValueError for a secret that others can see."""
+    if any(argument.startswith("--api-keys") for argument in arguments):
+        raise ValueError("a command line is no place for API keys: give ASSAY_API_KEYS, or --keys-file")
+    if port := vertex().get("HTTP_PORT"):
+        os.environ["ASSAY_PORT"] = port
+    return CliApp.run(Settings, list(arguments))
+
+
+def problems(error: ValidationError) -> Iterator[str]:
+    """Say in a line each what is wrong with the settings."""
+    for problem in error.errors():
+        name = ".".join(map(str, problem["loc"])) or "settings"
+        yield f"{name}: {problem['msg'].removeprefix('Value error, ')}"

@@ -104,6 +104,11 @@ class CausalLMRunner:
             "threads": str(torch.get_num_threads()),
         }
 
+    def served(self) -> Any:
+        """Return the model with its own head, to generate with."""
+        self._model.set_output_embeddings(self._served_head)
+        return self._model
+
     @property
     def hidden_size(self) -> int:
         """Width of what goes into the head."""
@@ -138,10 +143,10 @@ class CausalLMRunner:
     @torch.inference_mode()
     def logits(self, ids: Ids) -> Iterator[Logits]:
         """See Runner.logits."""
-        self._model.set_output_embeddings(self.scoring_head)
         blocks = torch.split(_row(ids[:-1]), self._block_rows, dim=1)
         cache = None
         for block in blocks:
+            self._model.set_output_embeddings(self.scoring_head)  # a server generates between two blocks
             output = self._model(input_ids=block, past_key_values=cache, use_cache=len(blocks) > 1)
             cache = output.past_key_values
             yield output.logits[0].numpy()
@@ -158,7 +163,7 @@ class CausalLMRunner:
                 together = []
             if fits:
                 together.append(prompt)
-            elif self._sees_by_mask:
+            elif self.sees_by_mask:
                 yield from self._batched(*prompt)
             else:
                 yield from self._apart(*prompt)
@@ -172,10 +177,10 @@ class CausalLMRunner:
         longest = max(len(prompt) + max(map(len, several)) for prompt, several in prompts)
         fits = scored <= self._block_rows and scored + sum(len(prompt) for prompt, _ in prompts) <= FOREST_TOKENS
         window = getattr(config, "sliding_window", None)
-        return fits and self._sees_by_mask and (window is None or longest <= window)
+        return fits and self.sees_by_mask and (window is None or longest <= window)
 
     @functools.cached_property
-    def _sees_by_mask(self) -> bool:
+    def sees_by_mask(self) -> bool:
         """Recurrent layers and convolutions pass on what they saw, and ALiBi counts the distance in the sequence."""
         config = self._model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ())
@@ -261,11 +266,11 @@ class CausalLMRunner:
     @torch.inference_mode()
     def generate(self, prompt: Ids, new_tokens: int) -> Iterator[int]:
         """See Runner.generate."""
-        self._model.set_output_embeddings(self._served_head)
+        model = self.served()
         tokens = _row(prompt)
         cache = None
         for _ in range(new_tokens):
-            output = self._model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            output = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = output.past_key_values
             tokens = output.logits[:, -1:].argmax(dim=-1)
             yield int(tokens)

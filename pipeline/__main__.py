@@ -4,6 +4,7 @@ import argparse
 import errno
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
@@ -25,13 +26,17 @@ NOUNS = {
     "selection": "rank the artifacts and pick the winner",
 }
 NAMED = ("artifact", "quality", "tasks", "latency")
+SHIPPING = ("release", "promote", "rollback", "export")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "serve":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        _run(options)
+        _run(options, rest)
     except AssayError as error:
         print(f"assay: {error}", file=sys.stderr)
         return error.exit_code
@@ -55,14 +60,69 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(noun, help=about, description=about)
         if noun in NAMED:
             command.add_argument("name", help="a key of artifacts in params.yaml")
+    _add_shipping(commands)
+    about = "serve an artifact as its image would; further flags: `python -m containers.gateway --help`"
+    command = commands.add_parser("serve", help=about, description=about)
+    command.add_argument("name", nargs="?", help="a key of artifacts in params.yaml; default: the winner")
     commands.add_parser("params", help="check params.yaml")
     commands.add_parser("ranking", help="print the ranking of the last run")
     commands.add_parser("toolchain", help="build llama.cpp and its bindings, once for this machine")
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
+def _add_shipping(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add what acts on finished records: release, promote, rollback, export."""
+    about = "push the verified image to a registry, with SBOM, provenance, report and signature"
+    command = commands.add_parser("release", help=about, description=about)
+    command.add_argument("--registry", required=True, metavar="HOST/REPOSITORY")
+    command.add_argument("--tag", metavar="VERSION", help="instead of the image's own version")
+    command.add_argument("--key", help="for cosign, which also reads COSIGN_PASSWORD; default: COSIGN_KEY")
+    for name, about in (
+        ("promote", "point a tag at a released image"),
+        ("rollback", "point a tag at the image before"),
+    ):
+        command = commands.add_parser(name, help=about, description=about)
+        if name == "promote":
+            command.add_argument("digest", help="sha256:..., as in release.json")
+        command.add_argument("tag", help="such as stable")
+        command.add_argument("--registry", metavar="HOST/REPOSITORY", help="default: where the last release went")
+    about = "copy an artifact out, for Ollama, LM Studio and LocalAI or as plain files"
+    command = commands.add_parser("export", help=about, description=about)
+    command.add_argument("form", choices=("ollama", "folder"))
+    command.add_argument("out", type=Path, help="a folder that is not there yet")
+    command.add_argument("--artifact", metavar="NAME", help="default: the winner")
+
+
+def _ship(options: argparse.Namespace) -> None:
+    """Run release, promote, rollback or export, and say what came of it."""
+    from pipeline.commands import channel, export, release
+
+    if options.command == "release":
+        record = release.release(options.registry, options.tag, options.key)
+        print(f"{record.registry}/{record.repository}:{record.tag} is {record.digest}")
+        print(f"sent {record.bytes_sent:,} bytes of blobs; {record.bytes_skipped:,} were there")
+    elif options.command == "export":
+        print(export.export(options.form, options.out, options.artifact))
+    else:
+        registry = options.registry or release.default_registry()
+        done = (
+            channel.promote(registry, options.digest, options.tag)
+            if options.command == "promote"
+            else channel.rollback(registry, options.tag)
+        )
+        print(done)
+
+
+def _run(options: argparse.Namespace, rest: Sequence[str]) -> None:
     command: str = options.command
+    if command == "serve":
+        from pipeline.commands.serve import serve
+
+        serve(options.name, rest)
+        return
+    if command in SHIPPING:
+        _ship(options)
+        return
     if command == "toolchain":
         from pipeline import toolchains
 

@@ -61,3 +61,9 @@ class StorageError(AssayError):
     """The disk is full, or a file cannot be read or written."""
 
     exit_code = 10
+
+
+class RegistryError(AssayError):
+    """A registry, or the way to it, did not take or give what it was asked to; or an image may not go there."""
+
+    exit_code = 11

@@ -19,6 +19,11 @@ SELECTION = Path("selection.json")
 METRICS = Path("metrics.json")
 REPORT = Path("report/report.md")
 
+ENGINE = Path("engine")
+IMAGE = Path("image")
+VERIFICATION = Path("verification.json")
+RELEASE = Path("release.json")
+
 
 def artifact(name: str) -> Path:
     """Return the folder of an artifact."""

@@ -1,0 +1,1 @@
+"""Artifacts for other tools."""

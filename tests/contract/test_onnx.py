@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 from evals.runner import Ids, Logits, Runner
 from pipeline.backends.common import checks, hf_tokenizer
 from pipeline.backends.contract import Contents
+from pipeline.backends.onnx import genai
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.errors import MeasurementError
 from tests.families import FAMILIES
@@ -202,7 +203,7 @@ def test_blocks_give_the_logits_of_one_append(fp32: Path, ids: Ids, monkeypatch:
 
 
 def test_sliding_window_layers_score_windows_after_one_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gemma 2's cache forgets what lies outside its window of 32 tokens, so it refuses to rewind."""
+    """Gemma 2's layers have windows of 32 tokens, in a cache that is used again from its beginning."""
     FAMILIES["gemma-2"].make(tmp_path / "gemma", Path())
     artifact = build(FP32, tmp_path / "gemma", tmp_path / "artifact")
     windows = np.random.default_rng(7).integers(4, 900, (2, 100)).astype(np.int32)
@@ -220,6 +221,17 @@ def test_sliding_window_layers_score_windows_after_one_another(tmp_path: Path, m
         with FP32.open(artifact, threads=2) as runner:
             for window, logits in zip(windows, expected, strict=True):
                 np.testing.assert_allclose(score(runner, window), logits, atol=2e-3)
+
+
+def test_logits_are_those_of_onnxruntime_genai(int4: Path, ids: Ids) -> None:
+    """The runtime whose folder this is, and others serve it with, keeps the cache itself."""
+    og, model = genai.library(), genai.model(int4, threads=2)
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=TOKENS)
+    generator = og.Generator(model, params)
+    generator.append_tokens(ids[:-1])
+    with INT4.open(int4, threads=2) as runner:
+        np.testing.assert_array_equal(score(runner, ids), generator.get_output("logits")[0])
 
 
 def test_two_loads_agree_to_the_bit(int4: Path, ids: Ids) -> None:
@@ -296,6 +308,7 @@ def test_window_beyond_the_context_is_refused(int4: Path) -> None:
         ({"architectures": ["LlamaForCausalLM"], "hidden_act": "xielu"}, "activation xielu"),
         ({"architectures": ["LlamaForCausalLM"], "quantization_config": {"quant_method": "gptq"}}, "already quantized"),
         ({"architectures": ["GraniteMoeHybridForCausalLM"], "layer_types": ["mamba"]}, "leaves out"),
+        ({"architectures": ["Lfm2ForCausalLM"]}, "convolution states"),
     ],
 )
 def test_refusals(config: dict[str, Any], words: str | None) -> None:

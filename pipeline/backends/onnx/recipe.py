@@ -47,6 +47,9 @@ ROPE_OF: Mapping[str, frozenset[str]] = {
 """Architectures whose builder replaces the base class's reading of RoPE. It passes over any other kind without a word,
 and the model would lose its way beyond a few tokens."""
 
+CONVOLUTIONAL = frozenset({"Lfm2ForCausalLM", "Lfm2MoeForCausalLM"})
+"""Architectures some of whose layers keep a state from which there is no way back to an earlier token."""
+
 ROPE_PER_LAYER_TYPE = frozenset({"Gemma3ForCausalLM"})
 """transformers 5 gives these one set of RoPE parameters per layer type; the builder looks for a single one and dies."""
 
@@ -156,6 +159,8 @@ def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | N
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "unknown")
         return f"the checkpoint is already quantized ({method}); build from the unquantized one"
+    if architecture in CONVOLUTIONAL:
+        return f"layers of {architecture} keep convolution states, and only keys and values are kept here"
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
         return f"onnxruntime-genai's model builder has no operator for the activation {activation}"

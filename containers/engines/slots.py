@@ -65,7 +65,7 @@ class Batch:
     def __init__(self, slots: Slots, eos_ids: frozenset[int]) -> None:
         self._slots = slots
         self._eos_ids = eos_ids
-        self._free = list(range(slots.count))
+        self._free = list(reversed(range(slots.count)))
         self._waiting: dict[int, tuple[Ids, Sampling]] = {}
         self._running: dict[int, _Running] = {}
 

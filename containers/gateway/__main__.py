@@ -1,20 +1,22 @@
 """`python -m containers.gateway`: what a container runs. `--help` lists what can be set, ASSAY_* does the same."""
 
 import sys
+from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
 from containers.gateway import settings
 from containers.gateway.evidence import Evidence
 from containers.gateway.server import serve
+from containers.gateway.settings import Settings
 from pipeline.errors import AssayError
 
 
-def main() -> int:
-    """Serve; what is wrong with the settings or the artifact is a line on stderr."""
+def main(arguments: Sequence[str], start: Callable[[Settings, Evidence], None] = serve) -> int:
+    """Serve by `start`; what is wrong with the settings or the artifact is a line on stderr."""
     try:
-        wanted = settings.read(sys.argv[1:])
-        serve(wanted, Evidence.of_folder(wanted.artifact, wanted.evidence))
+        wanted = settings.read(arguments)
+        start(wanted, Evidence.of_folder(wanted.artifact, wanted.evidence))
     except ValidationError as error:
         print("\n".join(settings.problems(error)), file=sys.stderr)
         return 2
@@ -25,4 +27,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -6,11 +6,10 @@ import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 
@@ -26,6 +25,8 @@ from containers.gateway.requests import ChatRequest, CompletionRequest, Detokeni
 from containers.gateway.settings import Settings, vertex
 from containers.gateway.supervisor import Admission, Log, Supervisor
 
+Body = TypeVar("Body", bound=BaseModel)
+
 PAGE = Path(__file__).parent / "page.html"
 
 READY = ("/health", "/health/ready", "/ping")
@@ -40,6 +41,7 @@ class Gateway:
     def __init__(self, settings: Settings, engine: Engine, evidence: Evidence, log: Log) -> None:
         self.settings, self.evidence, self.metrics, self.log = settings, evidence, Metrics(), log
         self.created = int(time.time())
+        self._supervising: asyncio.Task[None] | None = None
         self.supervisor = Supervisor(engine, settings.stall_seconds, log)
         self.admission = Admission(settings.slots, settings.queue)
         model = settings.model or evidence.artifact.name
@@ -60,6 +62,16 @@ class Gateway:
         seconds = self.settings.timeout_seconds
         return Reply(lambda: self.begin(body), stream=body.stream, admission=self.admission, seconds=seconds)
 
+    async def start(self) -> None:
+        """Begin to bring the engine up."""
+        self._supervising = asyncio.create_task(self.supervisor.run())
+
+    async def stop(self) -> None:
+        """Stop the engine; what is being answered fails."""
+        assert self._supervising is not None
+        self._supervising.cancel()
+        await asyncio.gather(self._supervising, return_exceptions=True)
+
     async def begin(self, body: ChatRequest | CompletionRequest) -> Answer:
         """Begin to answer a chat or a completion."""
         return await (self.api.chat(body) if isinstance(body, ChatRequest) else self.api.completion(body))
@@ -71,10 +83,9 @@ def build(settings: Settings, engine: Engine, evidence: Evidence, log: Log) -> F
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        supervising = asyncio.create_task(gateway.supervisor.run())
+        await gateway.start()
         yield
-        supervising.cancel()
-        await asyncio.gather(supervising, return_exceptions=True)
+        await gateway.stop()
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
@@ -110,12 +121,12 @@ def _openai_routes(app: FastAPI, gateway: Gateway) -> None:
         return _model(gateway)
 
     @app.post("/v1/completions")
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        return gateway.reply(body, request)
+    async def completions(request: Request) -> Response:
+        return gateway.reply(await _body(CompletionRequest, request), request)
 
     @app.post("/v1/chat/completions")
-    async def chat_completions(body: ChatRequest, request: Request) -> Response:
-        return gateway.reply(body, request)
+    async def chat_completions(request: Request) -> Response:
+        return gateway.reply(await _body(ChatRequest, request), request)
 
 
 def _own_routes(app: FastAPI, gateway: Gateway) -> None:
@@ -146,7 +157,8 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
         return gateway.evidence.records
 
     @app.post("/tokenize")
-    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+    async def tokenize(request: Request) -> dict[str, Any]:
+        body = await _body(TokenizeRequest, request)
         if body.messages is not None:
             ids = await gateway.api.render(body.messages, add_generation_prompt=body.add_generation_prompt)
         else:
@@ -154,7 +166,8 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
         return {"tokens": ids, "count": len(ids), "max_model_len": supervisor.facts.context_tokens}
 
     @app.post("/detokenize")
-    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+    async def detokenize(request: Request) -> dict[str, str]:
+        body = await _body(DetokenizeRequest, request)
         return {"prompt": await supervisor.engine.detokenize(body.tokens)}
 
     @app.get("/tokenizer_info")
@@ -209,32 +222,27 @@ def _errors(app: FastAPI) -> None:
         message = f"{request.method} {request.url.path}: {error.detail}"
         return await failed(request, ApiError(error.status_code, code, message))
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
-        return await failed(request, _invalid(error.errors()))
+
+async def _body(kind: type[Body], request: Request) -> Body:
+    """Read a request's body, whatever type it says it is of. ApiError says the first of what is wrong with it."""
+    return _checked(kind, await _json(request))
 
 
 def _either(body: Any) -> ChatRequest | CompletionRequest:
-    kind = ChatRequest if isinstance(body, dict) and "messages" in body else CompletionRequest
+    if isinstance(body, dict) and "messages" in body:
+        return _checked(ChatRequest, body)
+    return _checked(CompletionRequest, body)
+
+
+def _checked(kind: type[Body], value: Any) -> Body:
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(value)
     except ValidationError as error:
-        raise _invalid(error.errors()) from None
-
-
-def _invalid(problems: Any) -> ApiError:
-    """Say the first of what is wrong with a body."""
-    problem = problems[0]
-    where = [str(part) for part in problem["loc"] if part not in ("body",)]
-    if problem["type"] == "json_invalid":
-        return ApiError(400, "invalid_json", f"the body is not JSON: {problem.get('ctx', {}).get('error', '')}")
+        problem = error.errors()[0]
+    where = [str(part) for part in problem["loc"]]
     code = "missing_required_parameter" if problem["type"] == "missing" else "invalid_value"
-    return ApiError(
-        400,
-        code,
-        f"{'.'.join(where) or 'body'}: {problem['msg'].removeprefix('Value error, ')}",
-        param=where[0] if where else None,
-    )
+    message = f"{'.'.join(where) or 'body'}: {problem['msg'].removeprefix('Value error, ')}"
+    raise ApiError(400, code, message, param=where[0] if where else None)
 
 
 async def _json(request: Request) -> Any:

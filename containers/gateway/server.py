@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 
 from containers import engines
+from containers.engines.contract import Engine
 from containers.gateway.app import Gateway, build
 from containers.gateway.evidence import Evidence
 from containers.gateway.logs import log
@@ -36,6 +37,11 @@ def serve(settings: Settings, evidence: Evidence) -> None:
         slots=settings.slots,
         context_tokens=settings.context_tokens,
     )
+    run(settings, engine, evidence)
+
+
+def run(settings: Settings, engine: Engine, evidence: Evidence) -> None:
+    """See `serve`; the engine is the caller's choice."""
     app = build(settings, engine, evidence, log)
     config = uvicorn.Config(
         app,
@@ -48,7 +54,8 @@ def serve(settings: Settings, evidence: Evidence) -> None:
         timeout_graceful_shutdown=2,
         server_header=False,
     )
-    asyncio.run(_serve(_Server(config), app.state.gateway))
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(_Server(config), app.state.gateway))
 
 
 async def _serve(server: _Server, gateway: Gateway) -> None:
@@ -80,6 +87,8 @@ async def _drain(server: _Server, gateway: Gateway) -> None:
     while gateway.admission.requests and time.monotonic() - began < gateway.settings.drain_seconds:
         await asyncio.sleep(POLL_SECONDS)
     left = gateway.admission.requests
+    if left:
+        await gateway.stop()  # who is being answered learns it as an error, not as a lost connection
     await asyncio.sleep(min(LINGER_SECONDS, gateway.settings.drain_seconds))
     gateway.log("stopped", abandoned_requests=left, seconds=round(time.monotonic() - began, 3))
     server.should_exit = True

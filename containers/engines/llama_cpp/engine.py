@@ -54,7 +54,8 @@ class LlamaCppEngine:
             address = Path(folder) / "llama.sock"
             self._child = await Child.start(self._command(address), env=_environment())
             stack.push_async_callback(self._child.kill)
-            connector = aiohttp.UnixConnector(path=str(address), limit=0)
+            # The server closes idle connections without a word, so each request has one of its own.
+            connector = aiohttp.UnixConnector(path=str(address), limit=0, force_close=True)
             timeout = aiohttp.ClientTimeout(total=None)
             self._session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, timeout=timeout))
             await self._wait()
@@ -188,8 +189,15 @@ class LlamaCppEngine:
                     raise (UnsupportedError if response.status < 500 else EngineError)(words)
                 yield response
         except aiohttp.ClientError as error:
-            why = str(error) if self._child.running else await self.died()
-            raise EngineError(f"llama-server: {why}") from error
+            raise EngineError(await self._why(error)) from error
+
+
+    async def _why(self, error: aiohttp.ClientError) -> str:
+        """Say what broke a connection: most often the server's end, which is known a moment later."""
+        try:
+            return await asyncio.wait_for(self.died(), 1)
+        except TimeoutError:
+            return f"llama-server: {error}"
 
 
 def _request(prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:

@@ -1,0 +1,58 @@
+"""An onnxruntime-genai folder in a worker: its Runner and its slots share one session."""
+
+from pathlib import Path
+
+import onnx
+
+from containers.engines.contract import Facts
+from containers.engines.onnxruntime.slots import OnnxSlots
+from containers.engines.text import Text
+from pipeline.backends.onnx import genai
+from pipeline.backends.onnx.run import OnnxRunner
+
+
+class OnnxModel:
+    """A loaded ONNX artifact."""
+
+    def __init__(self, artifact: Path, runner: OnnxRunner, slots: int, context_tokens: int) -> None:
+        section = genai.settings(artifact)["model"]
+        capacity = min(context_tokens, _longest(artifact, runner))
+        self.runner = runner
+        self.text = Text(artifact)
+        self.slots = OnnxSlots(runner.decoder, slots, capacity)
+        eos = section["eos_token_id"]
+        eos_ids = [int(id_) for id_ in (eos if isinstance(eos, list) else [eos])]
+        self.eos_ids = frozenset(eos_ids)
+        self.facts = Facts(
+            runtime=runner.settings["runtime"],
+            context_tokens=capacity,
+            vocabulary_size=runner.decoder.vocabulary_size,
+            bos_id=self.text.bos_id,  # genai_config.json has one even where the checkpoint has none
+            eos_id=self.text.eos_id if self.text.eos_id in self.eos_ids else eos_ids[0],
+            slots=slots,
+            schemas=False,
+        )
+
+    def piece(self, id_: int) -> str:
+        """Return a token's text."""
+        return self.text.piece(id_)
+
+
+def model(artifact: Path, runner: OnnxRunner, *, slots: int, context_tokens: int, threads: int) -> OnnxModel:
+    """Describe a loaded artifact, and give it slots; `threads` is the runner's already."""
+    return OnnxModel(artifact, runner, slots, context_tokens)
+
+
+def _longest(artifact: Path, runner: OnnxRunner) -> int:
+    """Return how long a sequence may get.
+
+    LongRoPE turns all rows of a pass by other angles once one of them is longer than the original context: short ones
+    would change with what runs beside them, so slots stay below.
+    """
+    nodes = onnx.load(str(artifact / "model.onnx"), load_external_data=False).graph.node
+    for node in nodes:
+        if node.op_type == "If" and "cos_cache" in node.output:
+            branches = {one.name: one.g for one in node.attribute}
+            small = branches["else_branch"].node[0].attribute[0].t
+            return int(small.dims[0])
+    return runner.decoder.context_tokens

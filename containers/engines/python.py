@@ -105,7 +105,8 @@ class PythonEngine:
         if self._writer is None:
             raise EngineError("the engine is not running")
         key = next(self._keys)
-        self._replies[key] = replies = asyncio.Queue()
+        replies: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._replies[key] = replies
         self._write({"key": key, **message})
         return key, replies
 
@@ -130,6 +131,9 @@ class PythonEngine:
                     if "token" not in reply:
                         del self._replies[reply["key"]]
         assert self._child is not None
+        assert self._writer is not None
+        self._writer.close()
+        self._writer = None  # what is asked for from now on would wait for ever
         self._hang_up(f"the engine {await self._child.died()}")
 
     def _hang_up(self, why: str) -> None:

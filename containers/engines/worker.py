@@ -38,7 +38,11 @@ class Scored(Protocol):
     """An artifact that is loaded to be scored."""
 
     facts: Facts
-    runner: Runner
+
+    @property
+    def runner(self) -> Runner:
+        """What evaluation scored it through."""
+        ...
 
     def piece(self, id_: int) -> str:
         """Return what one token adds to a text."""
@@ -48,9 +52,20 @@ class Scored(Protocol):
 class Model(Scored, Protocol):
     """An artifact, loaded once for both: scored through its Runner, generated through its slots."""
 
-    slots: Slots
-    eos_ids: frozenset[int]
-    text: Text
+    @property
+    def slots(self) -> Slots:
+        """Sequences that advance together."""
+        ...
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ...
+
+    @property
+    def text(self) -> Text:
+        """The tokenizer."""
+        ...
 
 
 class Worker:
@@ -67,7 +82,10 @@ class Worker:
         self._send({"facts": asdict(self._model.facts)})
         while (messages := self._receive(wait=not self._busy())) is not None:
             for message in messages:
-                self._take(message)
+                try:
+                    self._take(message)
+                except UnsupportedError as error:
+                    self._send({"key": message["key"], "unsupported": str(error)})
             self._advance()
 
     def _busy(self) -> bool:
@@ -75,10 +93,25 @@ class Worker:
 
     def _take(self, message: dict[str, Any]) -> None:
         if "score" in message:
-            ids = np.array(message["score"], np.int32)
+            ids = self._ids(message["score"])
             self._scorings[message["key"]] = self._score(ids, message["candidates"])
         elif "cancel" in message:
             self._scorings.pop(message["cancel"], None)
+
+    def _ids(self, ids: list[int], more: int = 0) -> Ids:
+        """Check what would end the process otherwise: no tokens, or unknown ones, or too many with `more` to come."""
+        context = self._model.facts.context_tokens
+        if not ids:
+            raise UnsupportedError("there are no tokens")
+        if len(ids) + more > context:
+            raise UnsupportedError(f"the context is {context} tokens; {len(ids)} came, with {more} more asked for")
+        return np.array(self._known(ids), np.int32)
+
+    def _known(self, ids: list[int]) -> list[int]:
+        size = self._model.facts.vocabulary_size
+        if ids and (min(ids) < 0 or max(ids) >= size):
+            raise UnsupportedError(f"token ids go from 0 to {size - 1}; {min(ids)} to {max(ids)} came")
+        return ids
 
     def _advance(self) -> None:
         """Score one block of the oldest request: others' tokens are not held up for a whole window."""
@@ -133,19 +166,19 @@ class Generator(Worker):
     def _take(self, message: dict[str, Any]) -> None:
         text = self._model.text
         if "generate" in message:
-            prompt = np.array(message["generate"], np.int32)
+            sampling = Sampling(**message["sampling"])
+            if sampling.max_tokens < 1:
+                raise UnsupportedError(f"at least one token must be asked for, not {sampling.max_tokens}")
+            prompt = self._ids(message["generate"], sampling.max_tokens)
             self._streams[message["key"]] = text.stream(message["generate"])
-            self._batch.add(message["key"], prompt, Sampling(**message["sampling"]))
+            self._batch.add(message["key"], prompt, sampling)
         elif "encode" in message:
             self._send({"key": message["key"], "result": text.encode(message["encode"], message["add_special"])})
         elif "decode" in message:
-            self._send({"key": message["key"], "result": text.decode(message["decode"])})
+            self._send({"key": message["key"], "result": text.decode(self._known(message["decode"]))})
         elif "render" in message:
-            try:
-                ids = text.render(message["render"], message["add_generation_prompt"])
-                self._send({"key": message["key"], "result": ids})
-            except UnsupportedError as error:
-                self._send({"key": message["key"], "unsupported": str(error)})
+            ids = text.render(message["render"], message["add_generation_prompt"])
+            self._send({"key": message["key"], "result": ids})
         else:
             super()._take(message)
             if "cancel" in message:
@@ -197,12 +230,14 @@ def _worker(backend: str, options: argparse.Namespace, runner: Any, wire: socket
         from containers.engines.llama_cpp.model import model as scored
 
         return Worker(scored(runner), wire)
-    if backend == "onnx":
-        from containers.engines.onnxruntime.model import model
-    else:
-        from containers.engines.transformers.model import model
     sizes = {"slots": options.slots, "context_tokens": options.context, "threads": options.threads}
-    return Generator(model(options.artifact, runner, **sizes), wire)
+    if backend == "onnx":
+        from containers.engines.onnxruntime.model import model as onnx
+
+        return Generator(onnx(options.artifact, runner, **sizes), wire)
+    from containers.engines.transformers.model import model as transformers
+
+    return Generator(transformers(options.artifact, runner, **sizes), wire)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from containers.engines.contract import Engine, EngineError, UnsupportedError
 from containers.gateway.api import Answer, Api, api_error
@@ -20,14 +19,13 @@ from containers.gateway.evidence import Evidence
 from containers.gateway.front import Front
 from containers.gateway.keys import Keys, Rates
 from containers.gateway.metrics import Metrics
+from containers.gateway.page import PAGE, policy
 from containers.gateway.reply import Reply
 from containers.gateway.requests import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from containers.gateway.settings import Settings, vertex
 from containers.gateway.supervisor import Admission, Log, Supervisor
 
 Body = TypeVar("Body", bound=BaseModel)
-
-PAGE = Path(__file__).parent / "page.html"
 
 READY = ("/health", "/health/ready", "/ping")
 """Ready or not, by the names that Hugging Face Endpoints and guidellm, Kubernetes, and SageMaker ask by."""
@@ -134,7 +132,7 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(PAGE, headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"})
+        return HTMLResponse(PAGE, headers={"Content-Security-Policy": policy(), "Cache-Control": "no-cache"})
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

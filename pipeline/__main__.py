@@ -84,6 +84,8 @@ def _add_shipping(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
         command = commands.add_parser(name, help=about, description=about)
         if name == "promote":
             command.add_argument("digest", help="sha256:..., as in release.json")
+        else:
+            command.add_argument("--list", action="store_true", help="show where the tag has been, and move nothing")
         command.add_argument("tag", help="such as stable")
         command.add_argument("--registry", metavar="HOST/REPOSITORY", help="default: where the last release went")
     about = "copy an artifact out, for Ollama, LM Studio and LocalAI or as plain files"
@@ -105,12 +107,12 @@ def _ship(options: argparse.Namespace) -> None:
         print(export.export(options.form, options.out, options.artifact))
     else:
         registry = options.registry or release.default_registry()
-        done = (
-            channel.promote(registry, options.digest, options.tag)
-            if options.command == "promote"
-            else channel.rollback(registry, options.tag)
-        )
-        print(done)
+        if options.command == "promote":
+            print(channel.promote(registry, options.digest, options.tag))
+        elif options.list:
+            print(*channel.history(registry, options.tag), sep="\n")
+        else:
+            print(channel.rollback(registry, options.tag))
 
 
 def _run(options: argparse.Namespace, rest: Sequence[str]) -> None:

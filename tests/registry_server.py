@@ -59,6 +59,7 @@ class Registry:
     user: tuple[str, str] | None = None
     """Name and password that its token server wants, when set."""
     refresh_token: str | None = None
+    takes_chunks: bool = True
     uploads_elsewhere: bool = False
     """Give sessions an address at another host (localhost for 127.0.0.1), as registries with a separate store do."""
 
@@ -185,6 +186,9 @@ class _Handler(BaseHTTPRequestHandler):
         host = f"http://localhost:{self.registry.port}" if self.registry.uploads_elsewhere else ""
         where = {"Location": f"{host}/v2/team/model/blobs/uploads/{session}?state={len(kept) + len(body)}"}
         where["Range"] = f"0-{max(len(kept) + len(body) - 1, 0)}"
+        if self.command == "PATCH" and kept and not self.registry.takes_chunks:
+            self._answer(400, {"errors": [{"code": "UNSUPPORTED", "message": "chunked uploads are not supported"}]})
+            return
         if int(first) != len(kept):
             self._answer(416, {"errors": [{"code": "BLOB_UPLOAD_INVALID", "message": "out of order"}]}, where)
             return

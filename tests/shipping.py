@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from random import Random
+from typing import Any
 
+import httpx2
 import pytest
 
-from pipeline import paths
+from pipeline import oci, paths
 from pipeline.oci import Entry, Layout
 from pipeline.records import Check, Verification
+from pipeline.registry.address import Address
 
 WEIGHTS_BYTES = 3 * 2**20
 
@@ -41,6 +44,17 @@ def make_image(*, code: bytes = b"v1", version: str = "1.0") -> str:
     passed = Check(name="ready", passed=True, found="200", expected="200")
     Verification(image=digest, checks=(passed,)).save(paths.VERIFICATION)
     return digest
+
+
+def referrers(repository: str, digest: str) -> list[Any]:
+    """List what is attached to an image as the specification tells clients to: by the API, else by the tag."""
+    address = Address.parse(repository)
+    found = httpx2.get(f"{address.origin}{address.api}/referrers/{digest}", trust_env=False)
+    if found.status_code == 404:
+        accept = {"Accept": oci.INDEX}
+        tag = digest.replace(":", "-")
+        found = httpx2.get(f"{address.origin}{address.api}/manifests/{tag}", headers=accept, trust_env=False)
+    return list(found.raise_for_status().json()["manifests"])
 
 
 @contextmanager

@@ -6,17 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from pipeline import oci
 from pipeline.errors import RegistryError
 from pipeline.oci import Descriptor
 from pipeline.records import canonical_json
 from pipeline.registry.session import Session
-from pipeline.registry.upload import has, upload
+from pipeline.registry.upload import OCTETS, has, location, upload
 
 EMPTY = Descriptor(media_type="application/vnd.oci.empty.v1+json", digest=oci.digest(b"{}"), size=2)
 """The configuration of what is no image (image-spec, manifest.md)."""
 
-MANIFESTS = {"Accept": f"{oci.MANIFEST}, {oci.INDEX}"}
+DOCKER = (
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+"""The media types before OCI's: a tag may hold an image that docker pushed."""
+
+MANIFESTS = {"Accept": ", ".join((oci.MANIFEST, oci.INDEX, *DOCKER))}
 
 OnBytes = Callable[[int], object]
 
@@ -64,9 +72,9 @@ class Repository:
             return blob
         what = f"push of a blob of {blob.size} bytes"
         begun = self._session.request("POST", f"{self._api}/blobs/uploads/", what=what, expect=(202,))
-        target = str(begun.url.join(begun.headers["Location"]).copy_merge_params({"digest": blob.digest}))
-        headers = {"Content-Type": "application/octet-stream"}
-        self._session.request("PUT", target, what=what, expect=(201,), headers=headers, body=data)
+        target = httpx2.URL(location(begun)).copy_merge_params({"digest": blob.digest})
+        headers = {"Content-Type": OCTETS}
+        self._session.request("PUT", str(target), what=what, expect=(201,), headers=headers, body=data)
         self.traffic.sent += blob.size
         return blob
 
@@ -140,12 +148,3 @@ class Repository:
             return
         index = {"schemaVersion": 2, "mediaType": oci.INDEX, "manifests": [*known, referrer]}
         self.push_manifest(canonical_json(index).encode(), oci.INDEX, tag)
-
-    def referrers(self, digest: str) -> tuple[Mapping[str, Any], ...]:
-        """List what is attached to an image, by the registry's own list, else by the tag's."""
-        url = f"{self._api}/referrers/{digest}"
-        answer = self._session.request("GET", url, what="look-up of referrers", expect=(200, 404), headers=MANIFESTS)
-        if answer.status_code == 200:
-            return tuple(answer.json()["manifests"])
-        listed = self.manifest(digest.replace(":", "-"))
-        return tuple(listed.content["manifests"]) if listed else ()

@@ -41,12 +41,27 @@ class Interrupted(Exception):  # noqa: N818 - what stops a request, and no error
         self.wait_seconds = wait_seconds
 
 
+class RefusedError(RegistryError):
+    """The registry answered, and the answer is no."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Session:
     """Requests about one repository. Use it in a `with`."""
 
     def __init__(self, address: Address) -> None:
         self.address = address
-        self._http = httpx2.Client(base_url=address.origin, timeout=TIMEOUT, headers={"User-Agent": "assay"})
+        self.takes_chunks = True
+        """False once the registry refused a second chunk: Google's Artifact Registry, for one, takes none."""
+        self._http = httpx2.Client(
+            base_url=address.origin,
+            timeout=TIMEOUT,
+            headers={"User-Agent": "assay"},
+            trust_env=address.scheme == "https",  # no proxy leads to this machine
+        )
         self._authorization: str | None = None
         self._credentials: Credentials | None = None
 
@@ -97,7 +112,8 @@ class Session:
             return response
         if response.status_code in PASSING:
             raise Interrupted(self._describe(response), _wished_seconds(response))
-        raise RegistryError(f"{what} to {self.address}: {self._describe(response)}{self._advice(response)}")
+        message = f"{what} to {self.address}: {self._describe(response)}{self._advice(response)}"
+        raise RefusedError(message, response.status_code)
 
     def pause(self, trouble: Interrupted, attempt: int, what: str) -> None:
         """Wait before attempt number `attempt` + 1; RegistryError when there were enough."""
@@ -131,8 +147,9 @@ class Session:
                     "SSL_CERT_FILE"
                 ) from error
             raise Interrupted(f"the connection failed ({type(error).__name__}: {_plain(str(error))})") from error
-        except httpx2.InvalidURL as error:
-            raise RegistryError(f"{self.address.host}: sent an address that is none ({error})") from error
+        except (httpx2.RequestError, httpx2.InvalidURL) as error:
+            reason = f"{type(error).__name__}: {_plain(str(error))}"
+            raise RegistryError(f"{self.address.host}: does not answer as a registry does ({reason})") from error
 
     def _owns(self, url: str) -> bool:
         """Whether a URL lies at the registry itself."""

@@ -7,6 +7,7 @@ sent again, never a blob that is whole.
 """
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import httpx2
 
 from pipeline.errors import RegistryError
 from pipeline.oci import Descriptor
-from pipeline.registry.session import Interrupted, Session
+from pipeline.registry.session import Interrupted, RefusedError, Session
 
 CHUNK_BYTES = 64 * 2**20
 """Proxies in front of registries take 100 MB and more."""
@@ -26,7 +27,13 @@ BLOCK_BYTES = 2**20
 UPLOADS = Path(".assay/uploads")
 """Sessions that are not at their end."""
 
+NO_CHUNKS = frozenset({400, 404, 405, 416, 501})
+"""What registries answer to a second chunk, or to the end of a blob that came in chunks, when they take none."""
+
 OCTETS = "application/octet-stream"
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +62,13 @@ def upload(session: Session, path: Path, blob: Descriptor, on_bytes: Callable[[i
             sent += following.offset - place.offset
             if following.offset > furthest:  # progress earns fresh attempts
                 attempt, furthest = 0, following.offset
-        except RegistryError:
+        except RefusedError as refusal:
             note.unlink(missing_ok=True)  # what it refused once, such as a wrong digest, it would refuse again
-            raise
+            if not session.takes_chunks or place.offset == 0 or refusal.status not in NO_CHUNKS:
+                raise
+            log.warning("%s; sending it in one piece", refusal)
+            session.takes_chunks = False
+            following = _begun(session, what)
         except Interrupted as trouble:
             session.pause(trouble, attempt, what)
             attempt += 1
@@ -77,7 +88,7 @@ def has(session: Session, blob: Descriptor) -> bool:
 
 def _begun(session: Session, what: str) -> Place:
     answer = session.request("POST", f"{session.address.api}/blobs/uploads/", what=what, expect=(202,))
-    return Place(_location(answer), 0)
+    return Place(location(answer), 0)
 
 
 def _resumed(session: Session, note: Path, what: str) -> Place | None:
@@ -94,18 +105,16 @@ def _status(session: Session, place: Place, what: str) -> Place | None:
     """Ask how far the registry came; None when it knows the session no more."""
     try:
         answer = session.request("GET", place.url, what=what, expect=(204,))
-    except RegistryError as error:
-        if isinstance(error.__cause__, Interrupted):
-            raise
+    except RefusedError:
         return None
     first, _, last = answer.headers.get("Range", "0-0").rpartition("=")[2].partition("-")
     # "0-0" is both one byte and none: then, too, nothing is lost by taking it for none but that byte.
     reached = int(last) + 1 if first == "0" and int(last or 0) > 0 else 0
-    return Place(_location(answer), reached)
+    return Place(location(answer), reached)
 
 
 def _send_chunk(session: Session, path: Path, place: Place, blob: Descriptor, what: str) -> Place:
-    end = min(place.offset + CHUNK_BYTES, blob.size)
+    end = min(place.offset + CHUNK_BYTES, blob.size) if session.takes_chunks else blob.size
     answer = session.once(
         "PATCH",
         place.url,
@@ -118,7 +127,7 @@ def _send_chunk(session: Session, path: Path, place: Place, blob: Descriptor, wh
         },
         body=lambda: _read(path, place.offset, end),
     )
-    return Place(_location(answer), end)
+    return Place(location(answer), end)
 
 
 def _finish(session: Session, place: Place, blob: Descriptor, what: str) -> None:
@@ -135,8 +144,8 @@ def _read(path: Path, start: int, end: int) -> Iterable[bytes]:
             yield block
 
 
-def _location(answer: httpx2.Response) -> str:
-    """Return the session's next address, absolute."""
+def location(answer: httpx2.Response) -> str:
+    """Return the absolute address at which an upload goes on."""
     if "Location" not in answer.headers:
         raise RegistryError(f"{answer.url.host}: its answer to an upload has no Location; it is no OCI registry")
     return str(answer.url.join(answer.headers["Location"]))

@@ -20,7 +20,7 @@ from pipeline.registry import session, upload
 from pipeline.registry.address import Address
 from pipeline.registry.client import Repository
 from pipeline.registry.session import Session
-from tests import registry_server
+from tests import registry_server, shipping
 from tests.registry_server import Fault, Registry
 from tests.shipping import make_image
 
@@ -55,6 +55,12 @@ def test_a_line_that_breaks_in_a_chunk_costs_only_what_did_not_arrive(registry: 
     assert pushed(registry)
     starts = [one.headers["Content-Range"] for one in registry.seen if one.line.startswith("PATCH")]
     assert [start.partition("-")[0] for start in starts[:4]] == ["0", "1048576", "1648576", "1648576"]
+
+
+def test_a_registry_without_chunks_gets_whole_blobs(registry: Registry) -> None:
+    registry.takes_chunks = False
+    release(f"{registry.host}/team/model")
+    assert pushed(registry)
 
 
 def test_a_line_that_always_breaks_is_an_error_and_no_tag(registry: Registry) -> None:
@@ -107,7 +113,7 @@ def test_what_is_refused_is_told_in_the_registrys_words_and_not_tagged(registry:
 
 
 def test_a_refused_blob_is_sent_anew_by_the_next_run(registry: Registry) -> None:
-    registry.faults = [Fault("PUT .*uploads", status=400, code="DIGEST_INVALID")]
+    registry.faults = [Fault("PUT .*uploads", status=400, code="DIGEST_INVALID", times=2)]
     with pytest.raises(RegistryError, match="DIGEST_INVALID"):
         release(f"{registry.host}/team/model")
     release(f"{registry.host}/team/model")
@@ -124,8 +130,7 @@ def test_a_registry_that_is_down(registry: Registry) -> None:
 def test_referrers_are_listed_by_a_registry_that_can(registry: Registry) -> None:
     released = release(f"{registry.host}/team/model")
     assert set(registry.tags) == {"1.0"}
-    with Session(Address.parse(f"{registry.host}/team/model")) as opened:
-        listed = Repository(opened).referrers(released.digest)
+    listed = shipping.referrers(f"{registry.host}/team/model", released.digest)
     assert {one["digest"] for one in listed} == {one.digest for one in released.referrers}
 
 
@@ -138,9 +143,9 @@ def test_others_referrers_stay_in_the_tag(registry: Registry) -> None:
     with Session(Address.parse(f"{registry.host}/team/model")) as opened:
         data = json.dumps(index | {"manifests": [other, *index["manifests"]]}).encode()
         Repository(opened).push_manifest(data, before[0], digest.replace(":", "-"))
-        paths.REPORT.write_text("# A new report\n")
-        release(f"{registry.host}/team/model")
-        listed = Repository(opened).referrers(digest)
+    paths.REPORT.write_text("# A new report\n")
+    release(f"{registry.host}/team/model")
+    listed = shipping.referrers(f"{registry.host}/team/model", digest)
     assert listed[0] == other
     assert len(listed) == 5
 

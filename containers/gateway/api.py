@@ -27,6 +27,8 @@ class Choice:
     text: str = ""
     """All so far: the prompt, too, where it is echoed."""
     tokens: list[Token] = field(default_factory=list)
+    made: list[Token] = field(default_factory=list)
+    """Those of `tokens` that are no prompt's."""
     count: int = 0
     finish_reason: str | None = None
 
@@ -36,6 +38,7 @@ class Choice:
         self.text += delta.text
         self.tokens += delta.tokens
         self.count += delta.made
+        self.made += delta.tokens if delta.made else ()
         self.finish_reason = delta.finish_reason
 
 
@@ -106,15 +109,17 @@ class Api:
                 if request.echo:
                     deltas = self._echoed(given[number], ids, request.logprobs, deltas)
                 choices.append(Choice(number * request.n + choice, deltas))
-        wanted = request.logprobs is not None
+        wanted, ids_wanted = request.logprobs is not None, request.return_token_ids
 
         def chunk(choice: Choice, delta: Delta) -> dict[str, Any]:
             logprobs = shapes.completion_logprobs(delta.tokens, len(choice.text)) if wanted and delta.tokens else None
-            return _text(choice.index, delta.text, delta.finish_reason, logprobs)
+            text = _text(choice.index, delta.text, delta.finish_reason, logprobs)
+            return text | _ids(delta.tokens if delta.made else (), ids_wanted)
 
         def whole(choice: Choice) -> dict[str, Any]:
             logprobs = shapes.completion_logprobs(choice.tokens, 0) if wanted else None
-            return _text(choice.index, choice.text, choice.finish_reason, logprobs)
+            text = _text(choice.index, choice.text, choice.finish_reason, logprobs)
+            return text | _ids(choice.made, ids_wanted)
 
         return Answer(
             head=Head(kind="text_completion", prefix="cmpl", model=self.model, fingerprint=self._mark),
@@ -153,7 +158,7 @@ class Api:
                 "delta": {**role, **content},
                 "logprobs": logprobs,
                 "finish_reason": delta.finish_reason,
-            }
+            } | _ids(delta.tokens, request.return_token_ids)
 
         def whole(choice: Choice) -> dict[str, Any]:
             return {
@@ -161,7 +166,7 @@ class Api:
                 "message": {"role": "assistant", "content": choice.text, "refusal": None},
                 "logprobs": shapes.chat_logprobs(choice.tokens) if request.logprobs else None,
                 "finish_reason": choice.finish_reason,
-            }
+            } | _ids(choice.made, request.return_token_ids)
 
         return Answer(
             head=Head(kind="chat.completion", prefix="chatcmpl", model=self.model, fingerprint=self._mark),
@@ -227,6 +232,10 @@ class Api:
 
 def _text(index: int, text: str, finish_reason: str | None, logprobs: dict[str, Any] | None) -> dict[str, Any]:
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def _ids(tokens: Sequence[Token], wanted: bool) -> dict[str, Any]:
+    return {"token_ids": shapes.token_ids(tokens)} if wanted else {}
 
 
 async def _merge(choices: Sequence[Choice]) -> AsyncGenerator[tuple[Choice, Delta], None]:

@@ -42,6 +42,8 @@ class Asked(BaseModel):
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     ignore_eos: bool = False
+    return_token_ids: bool = False
+    """As vLLM has it, for those who compare tokens and not texts."""
     user: str | None = None
 
     @model_validator(mode="before")

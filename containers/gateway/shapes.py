@@ -53,6 +53,14 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
     }
 
 
+def token_ids(tokens: Sequence[Token]) -> list[int | None]:
+    """List ids; None for those that the runtime did not tell, of parts of a character."""
+    ids: list[int | None] = []
+    for token in tokens:
+        ids += [None] * (token.tokens - 1) + [token.id]
+    return ids
+
+
 def completion_logprobs(tokens: Sequence[Token], offset: int) -> dict[str, Any]:
     """Write the older form, of /v1/completions; `offset` is where the first token's text begins.
 

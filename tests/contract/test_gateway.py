@@ -96,6 +96,14 @@ def test_an_echoed_prompt_is_scored(served: Served) -> None:
     assert logprobs["text_offset"] == [0, 1, 2, 3]
 
 
+def test_ids_of_an_answer_are_told_when_asked_for(served: Served) -> None:
+    whole = complete(served, max_tokens=2, echo=True, logprobs=0, return_token_ids=True).json()["choices"][0]
+    streamed = events(complete(served, max_tokens=2, stream=True, return_token_ids=True))
+    assert len(whole["token_ids"]) == 2
+    assert sum((chunk["choices"][0]["token_ids"] for chunk in streamed), []) == whole["token_ids"]
+    assert "token_ids" not in complete(served).json()["choices"][0]
+
+
 def test_scoring_alone_makes_no_token(served: Served) -> None:
     answer = complete(served, prompt=[97, 98], echo=True, logprobs=0, max_tokens=0).json()
     assert answer["choices"][0]["logprobs"]["token_logprobs"] == [None, -1 / 8]

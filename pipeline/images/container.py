@@ -1,0 +1,138 @@
+"""A built image, really started: podman or docker, whichever is there, as a careful operator runs it.
+
+The root file system is read-only, nothing is allowed to gain privileges, every capability is dropped, and the network
+is the host's, since verification talks over loopback.
+"""
+
+import os
+import secrets
+import shlex
+import shutil
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.errors import BuildError, RequirementError
+
+TOOLS = ("podman", "docker")
+CAREFUL = (
+    *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
+    *("--network", "host"),
+)
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A container runtime's command, with what this machine needs beside it.
+
+    ASSAY_CONTAINER_FLAGS goes before the subcommand, ASSAY_CONTAINER_RUN_FLAGS after `run`: some machines lack what
+    the runtime takes for granted, such as a cgroup tree of their own.
+    """
+
+    command: str
+
+    @property
+    def name(self) -> str:
+        """Podman or docker."""
+        return Path(self.command).name
+
+    def call(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+        """Run one subcommand; return its stdout. BuildError with its words when it fails."""
+        flags = shlex.split(os.environ.get("ASSAY_CONTAINER_FLAGS", ""))
+        done = subprocess.run(
+            [self.command, *flags, *arguments],
+            env=dict(env) if env else None,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise BuildError(f"{self.name} {arguments[0]} exited with {done.returncode}: {done.stderr.strip()[-2000:]}")
+        return done.stdout.strip()
+
+    def load(self, layout: Path) -> str:
+        """Take an OCI layout into the runtime's own storage; return the image's id there."""
+        if self.name == "podman":
+            return self.call("pull", "--quiet", f"oci:{layout.resolve()}").splitlines()[-1]
+        with TemporaryDirectory(prefix="assay-") as folder:
+            archive = Path(folder) / "image.tar"
+            with tarfile.open(archive, "w") as tar:
+                for path in sorted(layout.rglob("*")):
+                    tar.add(path, path.relative_to(layout), recursive=False)
+            return self.call("load", "--quiet", "--input", str(archive)).rpartition("Loaded image: ")[2].split()[-1]
+
+
+class Container:
+    """One started container."""
+
+    def __init__(self, runtime: Runtime, id_: str) -> None:
+        self._runtime, self._id = runtime, id_
+
+    @property
+    def running(self) -> bool:
+        """Whether its process has not ended."""
+        return self._runtime.call("inspect", "--format", "{{.State.Running}}", self._id) == "true"
+
+    @property
+    def user_id(self) -> int:
+        """The user that its first process runs as, seen from outside."""
+        pid = self._runtime.call("inspect", "--format", "{{.State.Pid}}", self._id)
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:")))
+
+    @property
+    def last_lines(self) -> str:
+        """What it printed last."""
+        return self._runtime.call("logs", "--tail", "15", self._id)
+
+    def terminate(self) -> None:
+        """Send SIGTERM, as an orchestrator does, and return at once."""
+        self._runtime.call("kill", "--signal", signal.Signals.SIGTERM.name, self._id)
+
+    def wait(self, seconds: float) -> int | None:
+        """Return its exit code, None when it has not ended in time."""
+        until = time.monotonic() + seconds
+        while self.running:
+            if time.monotonic() > until:
+                return None
+            time.sleep(POLL_SECONDS)
+        return int(self._runtime.call("inspect", "--format", "{{.State.ExitCode}}", self._id))
+
+
+def find() -> Runtime:
+    """Return the runtime that is here. RequirementError, with what would help, when there is none."""
+    for tool in TOOLS:
+        if (command := shutil.which(tool)) is not None:
+            return Runtime(command)
+    raise RequirementError("no container runtime: `apt-get install podman` brings one")
+
+
+@contextmanager
+def started(layout: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> Iterator[Container]:
+    """Run an image until the block ends, then remove it and what it took up.
+
+    `environment` reaches the container by name only: its values stay off every command line. RequirementError without
+    a runtime; BuildError when the image does not start.
+    """
+    runtime = find()
+    image = runtime.load(layout)
+    name = f"assay-{secrets.token_hex(6)}"
+    flags = shlex.split(os.environ.get("ASSAY_CONTAINER_RUN_FLAGS", ""))
+    named = [part for variable in environment for part in ("--env", variable)]
+    try:
+        id_ = runtime.call(
+            "run", "--detach", "--name", name, *CAREFUL, *flags, *named, image, *arguments,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        yield Container(runtime, id_)
+    finally:
+        runtime.call("rm", "--force", "--volumes", name)
+        runtime.call("rmi", "--force", image)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from pipeline import oci
-from pipeline.commands.release import VERSION
+from pipeline.commands.release import VERSION, version_tag
 from pipeline.errors import ParamsError, RegistryError
 from pipeline.oci import Descriptor
 from pipeline.records import canonical_json
@@ -118,7 +118,7 @@ class _Channel:
         self.moves = [Move(Descriptor.parse(one)) for one in kept.content["manifests"]] if kept else []
         if self.now is None:
             return
-        if (self.now.content.get("annotations") or {}).get(VERSION) == tag:
+        if version_tag(self.now.content) == tag:
             raise ParamsError(f"{where}:{tag} is a released version, which does not move; choose a name such as stable")
         last = standing(self.moves)[-1:]
         if not last or last[0].image.digest != self.now.descriptor.digest:

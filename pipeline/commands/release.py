@@ -1,7 +1,8 @@
 """`assay release`: the verified image into a registry, its tag last."""
 
 import logging
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 from pipeline import digests, paths
 from pipeline.commands import signing
@@ -33,9 +34,12 @@ def release(registry: str, version: str | None = None, key: str | None = None) -
     Raises RegistryError, too, for an image that `verification` did not find to be what was measured.
     """
     address = Address.parse(registry)
+    verification = Verification.load(paths.VERIFICATION)
+    if verification.unavailable is not None:
+        raise RegistryError(f"there is no verified image to release: {verification.unavailable}")
     layout = Layout.open(paths.IMAGE / "layout")
     image = layout.image
-    _require_green(Verification.load(paths.VERIFICATION), image.digest)
+    _require_green(verification, image.digest)
     tag = check_tag(version or _version(layout))
     _check(layout)
     documents = [(path, path.read_bytes(), media_type) for path, media_type in DOCUMENTS]
@@ -72,8 +76,6 @@ def release(registry: str, version: str | None = None, key: str | None = None) -
 
 
 def _require_green(verification: Verification, digest: str) -> None:
-    if verification.unavailable is not None:
-        raise RegistryError(f"the image was not verified: {verification.unavailable}; nothing was pushed")
     if verification.image != digest:
         raise RegistryError(
             f"{paths.VERIFICATION} is about {verification.image}, the image is {digest}; run `dvc repro`, then "
@@ -91,10 +93,16 @@ def _require_green(verification: Verification, digest: str) -> None:
 
 
 def _version(layout: Layout) -> str:
-    version = (layout.manifest.get("annotations") or {}).get(VERSION)
-    if not version:
+    version = version_tag(layout.manifest)
+    if version is None:
         raise RegistryError(f"{layout.root}: the image has no annotation {VERSION}; name a version with --tag")
-    return str(version).replace("+", "-")  # a tag has no +
+    return version
+
+
+def version_tag(manifest: Mapping[str, Any]) -> str | None:
+    """Return the tag of an image's own version, or None; a tag has no +, which a version may have."""
+    version = (manifest.get("annotations") or {}).get(VERSION)
+    return str(version).replace("+", "-") if version else None
 
 
 def _check(layout: Layout) -> None:
@@ -130,7 +138,7 @@ def _sign(address: Address, image: Descriptor, tag: str, key: str | None, *, aga
 
 def default_registry() -> str:
     """Return where the last release from this folder went, for commands about what was released."""
-    if not Path(paths.RELEASE).exists():
+    if not paths.RELEASE.exists():
         raise RegistryError(f"no {paths.RELEASE} here that says which registry; give --registry HOST/REPOSITORY")
     last = Release.load(paths.RELEASE)
     return f"{last.registry}/{last.repository}"

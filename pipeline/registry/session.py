@@ -112,17 +112,17 @@ class Session:
             return response
         if response.status_code in PASSING:
             raise Interrupted(self._describe(response), _wished_seconds(response))
-        message = f"{what} to {self.address}: {self._describe(response)}{self._advice(response)}"
+        message = f"{self.address}: {what}: {self._describe(response)}{self._advice(response)}"
         raise RefusedError(message, response.status_code)
 
     def pause(self, trouble: Interrupted, attempt: int, what: str) -> None:
         """Wait before attempt number `attempt` + 1; RegistryError when there were enough."""
         if attempt >= len(WAITS_SECONDS) or trouble.wait_seconds > LONGEST_WAIT_SECONDS:
             raise RegistryError(
-                f"{what} to {self.address}: {trouble}; what the registry has is kept: run again when it answers"
+                f"{self.address}: {what}: {trouble}; what the registry has is kept: run again when it answers"
             ) from trouble
         seconds = max(WAITS_SECONDS[attempt], trouble.wait_seconds)
-        log.warning("%s to %s: %s; trying again in %.0f s", what, self.address, trouble, seconds)
+        log.warning("%s: %s: %s; trying again in %.0f s", self.address, what, trouble, seconds)
         time.sleep(seconds)
 
     def _send(self, method: str, url: str, headers: Mapping[str, str] | None, body: Body) -> httpx2.Response:

@@ -1,26 +1,51 @@
-"""Resident memory of this process, from the kernel's own books."""
+"""Resident memory of processes, from the kernel's own books."""
 
+import contextlib
 import re
 import resource
 from pathlib import Path
 
-STATUS = Path("/proc/self/status")
+PROC = Path("/proc")
 
 
 def peak_rss_bytes() -> int:
     """Largest resident set since the process started (VmHWM); pages of memory-mapped weights count when touched."""
-    return _status("VmHWM")
+    return _kib(_status("self"), "VmHWM")
 
 
 def rss_bytes() -> int:
     """Resident set now (VmRSS)."""
-    return _status("VmRSS")
+    return _kib(_status("self"), "VmRSS")
 
 
-def _status(key: str) -> int:
-    match = re.search(rf"^{key}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
-    assert match, f"{STATUS} has no {key}"
-    return int(match[1]) * 1024
+def peak_family_rss_bytes(pid: int) -> int:
+    """Sum, over a process and its living descendants, of each one's largest resident set.
+
+    A page that several share, such as a library's, counts for each, and they need not have peaked together: it is never
+    less than what they held at once.
+    """
+    statuses = {}
+    for folder in PROC.glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            statuses[int(folder.name)] = _status(folder.name)
+    family = {pid}
+    while more := {one for one, text in statuses.items() if _number(text, "PPid") in family} - family:
+        family |= more
+    return sum(_kib(statuses[one], "VmHWM") for one in family)
+
+
+def _status(process: str) -> str:
+    return (PROC / process / "status").read_text()
+
+
+def _kib(status: str, key: str) -> int:
+    return _number(status, key) * 1024
+
+
+def _number(status: str, key: str) -> int:
+    match = re.search(rf"^{key}:\s+(\d+)", status, re.MULTILINE)
+    assert match, f"/proc/PID/status has no {key}"
+    return int(match[1])
 
 
 def peak_child_rss_bytes() -> int:

@@ -10,7 +10,6 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 LEVEL = 0.95
 RESAMPLES = 1000
@@ -43,8 +42,10 @@ def clustered_mean(values: Values, clusters: Clusters) -> Estimate:
     count = len(residuals)
     if count < 2:
         return Estimate(value=mean)
+    from scipy import special  # here, because a serving image reads estimates, makes none, and has no scipy
+
     error = math.sqrt(count / (count - 1) * float(np.square(residuals).sum()) / values.size**2)
-    reach = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * error
+    reach = float(special.stdtrit(count - 1, (1 + LEVEL) / 2)) * error
     return Estimate(value=mean, standard_error=error, low=mean - reach, high=mean + reach)
 
 
@@ -98,6 +99,30 @@ def clustered_quantiles(values: Values, clusters: Clusters, probabilities: tuple
         Estimate(value=point, standard_error=float(error), low=float(lower), high=float(upper))
         for point, error, lower, upper in zip(points, errors, low, high, strict=True)
     )
+
+
+def quantile(values: Values, probability: float) -> Estimate | None:
+    """Quantile of independent values [count] with an interval that holds whatever their distribution is.
+
+    The number of values up to the true quantile is binomial, so two of the ordered values enclose it at a level known
+    beforehand; David and Nagaraja, "Order Statistics", 3rd edition, section 7.1. None where the sample is too small for
+    two such values (`least_sample`): what it gives for the quantile is then little more than its largest value.
+    """
+    from scipy import special
+
+    ordered = np.sort(values)
+    below = np.asarray(special.bdtr(np.arange(len(ordered), dtype=np.float64), len(ordered), probability))
+    low = int(np.searchsorted(below, (1 - LEVEL) / 2, side="right")) - 1
+    high = int(np.searchsorted(below, (1 + LEVEL) / 2))
+    if low < 0 or high == len(ordered):
+        return None
+    point = float(np.quantile(ordered, probability))
+    return Estimate(value=point, low=float(ordered[low]), high=float(ordered[high]))
+
+
+def least_sample(probability: float) -> int:
+    """Return how many values it takes for `quantile`: 6 for the median, 36 for p90, 72 for p95, 368 for p99."""
+    return math.ceil(math.log((1 - LEVEL) / 2) / math.log(max(probability, 1 - probability)))
 
 
 def exponential(of: Estimate) -> Estimate:

@@ -9,6 +9,8 @@ from evals.statistics import (
     clustered_quantiles,
     clustered_share,
     exponential,
+    least_sample,
+    quantile,
     scaled,
     square_root,
 )
@@ -90,3 +92,26 @@ def test_transformed_estimates_keep_their_ends() -> None:
     assert square_root(one) == Estimate(value=2.0, standard_error=0.2, low=0.0, high=3.0)
     assert scaled(one, 10) == Estimate(value=40.0, standard_error=8.0, low=-10.0, high=90.0)
     assert exponential(one).high == pytest.approx(np.exp(9))
+
+
+@pytest.mark.parametrize("probability", [0.5, 0.9, 0.95, 0.99])
+def test_a_quantile_is_given_from_the_smallest_sample_that_can_enclose_it(probability: float) -> None:
+    """The largest of n values lies below the quantile with probability p^n, which 2.5 % are left for."""
+    least = least_sample(probability)
+    assert probability**least <= 0.025 < probability ** (least - 1)
+    values = np.random.default_rng(0).random(least)
+    found = quantile(values, probability)
+    assert found is not None
+    assert found.high == values.max()
+    assert quantile(values[1:], probability) is None
+
+
+def test_a_quantiles_interval_holds_it_as_often_as_it_says() -> None:
+    """By the binomial's table, the 18th and 33rd of 50 values enclose the median in 96.7 % of samples."""
+    random = np.random.default_rng(0)
+    assert quantile(np.arange(50, dtype=np.float64), 0.5) == Estimate(value=24.5, low=17.0, high=32.0)
+    held = 0
+    for _ in range(2000):
+        low, high = ends(quantile(random.exponential(size=60), 0.9) or Estimate(value=0))
+        held += low <= -np.log(0.1) <= high
+    assert 0.94 < held / 2000 < 1

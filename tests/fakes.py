@@ -72,7 +72,9 @@ class FakeEngine:
     generate_error: str | None = None
     """Makes every answer fail at its next token, the engine staying up."""
     hanging: bool = False
-    """No answer gets another token while this is set."""
+    """No answer gets another token while this is set, ..."""
+    hanging_after: int = 0
+    """... but for its first ones, as many as this."""
 
     starts: int = 0
     stops: int = 0
@@ -129,7 +131,7 @@ class FakeEngine:
         try:
             count = sampling.max_tokens if sampling.ignore_eos else min(len(self.tokens), sampling.max_tokens)
             for number in range(count):
-                await self._until_next(life)
+                await self._until_next(number, life)
                 yield self._token(number % len(self.tokens), sampling.candidates)
             self.finished += 1
         except (GeneratorExit, asyncio.CancelledError):
@@ -155,16 +157,19 @@ class FakeEngine:
         lines = [f"{message['role']}: {message['content']}\n" for message in messages]
         return [self.BOS, *"".join([*lines, "assistant: " * add_generation_prompt]).encode()]
 
-    async def _until_next(self, life: int) -> None:
+    async def _until_next(self, number: int, life: int) -> None:
         """Wait as long as the next token takes; EngineError when there will be none."""
         until = time.monotonic() + self.delay_seconds
-        while self._gone is None and self.starts == life and (self.hanging or time.monotonic() < until):
+        while self._gone is None and self.starts == life and (self._hangs(number) or time.monotonic() < until):
             await asyncio.sleep(min(self.POLL_SECONDS, self.delay_seconds or self.POLL_SECONDS))
         if self._gone is not None or self.starts != life:
             raise EngineError(f"the engine {self._gone or 'was started again'}")
         if self.generate_error is not None:
             raise EngineError(self.generate_error)
         await asyncio.sleep(0)
+
+    def _hangs(self, number: int) -> bool:
+        return self.hanging and number >= self.hanging_after
 
     def _token(self, number: int, candidates: int | None) -> Token:
         id_, text = self.EOS + 1 + number, self.tokens[number]

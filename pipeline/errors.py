@@ -63,6 +63,12 @@ class StorageError(AssayError):
     exit_code = 10
 
 
+class VerificationError(AssayError):
+    """The built image does not serve what was measured."""
+
+    exit_code = 12
+
+
 class RegistryError(AssayError):
     """A registry, or the way to it, did not take or give what it was asked to; or an image may not go there."""
 

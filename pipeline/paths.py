@@ -48,3 +48,17 @@ def latency(name: str) -> Path:
 def tasks(name: str) -> Path:
     """Return the tasks record of an artifact."""
     return Path("measurements/tasks") / f"{name}.json"
+
+
+def evidence(name: str) -> dict[str, Path]:
+    """Return the records that speak for an artifact, those that are there, by the names that an image gives them."""
+    records = {
+        "checkpoint": CHECKPOINT / "assay.json",
+        "corpus": CORPUS / "assay.json",
+        "reference": REFERENCE / "assay.json",
+        "quality": quality(name),
+        "latency": latency(name),
+        "tasks": tasks(name),
+        "selection": SELECTION,
+    }
+    return {noun: path for noun, path in records.items() if path.exists()}

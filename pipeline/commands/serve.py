@@ -1,7 +1,6 @@
 """`assay serve NAME`: what an image runs, outside an image, with this repository's records as its evidence."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -10,7 +9,7 @@ from containers.gateway.evidence import Evidence
 from containers.gateway.server import serve as run
 from pipeline import paths
 from pipeline.errors import ParamsError
-from pipeline.records import FILE, Selection
+from pipeline.records import Selection
 
 
 def serve(name: str | None, arguments: Sequence[str]) -> None:
@@ -25,18 +24,4 @@ def serve(name: str | None, arguments: Sequence[str]) -> None:
         wanted = settings.read([*arguments, "--artifact", str(paths.artifact(name))])
     except ValidationError as error:
         raise ParamsError("; ".join(settings.problems(error))) from error
-    run(wanted, Evidence(wanted.artifact, evidence(name)))
-
-
-def evidence(name: str) -> dict[str, Path]:
-    """Return the records that speak for an artifact, those that are there, by the names that an image gives them."""
-    records = {
-        "checkpoint": paths.CHECKPOINT / FILE,
-        "corpus": paths.CORPUS / FILE,
-        "reference": paths.REFERENCE / FILE,
-        "quality": paths.quality(name),
-        "latency": paths.latency(name),
-        "tasks": paths.tasks(name),
-        "selection": paths.SELECTION,
-    }
-    return {noun: path for noun, path in records.items() if path.exists()}
+    run(wanted, Evidence(wanted.artifact, paths.evidence(name)))

@@ -13,7 +13,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -57,6 +57,10 @@ class Runtime:
         if done.returncode != 0:
             raise BuildError(f"{self.name} {arguments[0]} exited with {done.returncode}: {done.stderr.strip()[-2000:]}")
         return done.stdout.strip()
+
+    def images(self) -> set[str]:
+        """Return the ids of all images in the runtime's storage."""
+        return set(self.call("images", "--quiet", "--no-trunc").split())
 
     def load(self, layout: Path) -> str:
         """Take an OCI layout into the runtime's own storage; return the image's id there."""
@@ -123,6 +127,7 @@ def started(layout: Path, environment: Mapping[str, str], arguments: Sequence[st
     a runtime; BuildError when the image does not start.
     """
     runtime = find()
+    known = runtime.images()
     image = runtime.load(layout)
     name = f"assay-{secrets.token_hex(6)}"
     flags = shlex.split(os.environ.get("ASSAY_CONTAINER_RUN_FLAGS", ""))
@@ -134,5 +139,7 @@ def started(layout: Path, environment: Mapping[str, str], arguments: Sequence[st
         )  # fmt: skip
         yield Container(runtime, id_)
     finally:
-        runtime.call("rm", "--force", "--volumes", name)
-        runtime.call("rmi", "--force", image)
+        with suppress(BuildError):  # it never came to be
+            runtime.call("rm", "--force", "--volumes", name)
+        if known != runtime.images():  # else somebody has it here under a name
+            runtime.call("rmi", "--force", image)

@@ -100,7 +100,7 @@ def test_ids_of_an_answer_are_told_when_asked_for(served: Served) -> None:
     whole = complete(served, max_tokens=2, echo=True, logprobs=0, return_token_ids=True).json()["choices"][0]
     streamed = events(complete(served, max_tokens=2, stream=True, return_token_ids=True))
     assert len(whole["token_ids"]) == 2
-    assert sum((chunk["choices"][0]["token_ids"] for chunk in streamed), []) == whole["token_ids"]
+    assert [id_ for chunk in streamed for id_ in chunk["choices"][0]["token_ids"]] == whole["token_ids"]
     assert "token_ids" not in complete(served).json()["choices"][0]
 
 

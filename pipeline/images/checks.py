@@ -1,0 +1,209 @@
+"""What a running image has to prove over its HTTP port, each as a Check: it serves the artifact that was measured."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import numpy as np
+
+from evals import load_client, perplexity
+from evals.perplexity import Perplexity
+from evals.runner import Ids, Runner
+from evals.windows import Windows
+from pipeline.records import Check
+
+PERPLEXITY_TOLERANCE = 1e-3
+"""Relative. The same code scores the same weights; another processor's kernels add up in another order."""
+
+TIE_NATS = 0.05
+"""Where the likeliest two tokens are closer than this, a batch of another shape may turn them round."""
+
+LEAST_SHARE = 0.7
+"""Of the measured throughput: the machine may be busier now than it was then."""
+
+TRIES = 3
+REPLY_SECONDS = 600.0
+
+Track = Callable[[Iterable[Ids]], Iterable[Ids]]
+
+
+class Client:
+    """A running gateway, spoken to with its key."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url, self.key = url, key
+        self._http = httpx2.Client(
+            base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=REPLY_SECONDS, trust_env=False
+        )
+
+    def get(self, route: str) -> Any:
+        """Return the JSON of a good reply; httpx2.HTTPError else."""
+        response = self._http.get(route)
+        response.raise_for_status()
+        return response.json()
+
+    def ready(self) -> bool:
+        """Whether the engine has answered."""
+        try:
+            return self._http.get("/health/ready").status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    def complete(self, prompt: Ids, **more: Any) -> dict[str, Any]:
+        """Return the one choice of a completion."""
+        body = {"prompt": prompt.tolist(), "temperature": 0, **more}
+        response = self._http.post("/v1/completions", json=body)
+        response.raise_for_status()
+        choice: dict[str, Any] = response.json()["choices"][0]
+        return choice
+
+    def stream(self, prompt: Ids, tokens: int) -> Any:
+        """Begin a streamed completion."""
+        body = {"prompt": prompt.tolist(), "max_tokens": tokens, "temperature": 0, "ignore_eos": True, "stream": True}
+        return self._http.stream("POST", "/v1/completions", json=body)
+
+    def refuses(self) -> bool:
+        """Whether a new request is turned away for now."""
+        return self._http.post("/v1/completions", json={"prompt": "a"}).status_code == 503
+
+    @property
+    def model(self) -> str:
+        """Name that the server answers to."""
+        return str(self.get("/v1/models")["data"][0]["id"])
+
+
+def evidence(client: Client, records: Mapping[str, Path]) -> Check:
+    """Hold /evidence against the records that were measured."""
+    served = client.get("/evidence")
+    differing = [name for name, path in records.items() if served.get(name) != json.loads(path.read_bytes())]
+    return Check(
+        name="evidence",
+        passed=not differing,
+        found=f"{len(served)} records" if not differing else f"others for {', '.join(differing)}",
+        expected=f"the records {', '.join(sorted(records))} as they are in this repository",
+    )
+
+
+def authentication(url: str) -> Check:
+    """Ask for everything without a key and with a wrong one."""
+    routes = ("/v1/models", "/evidence", "/metrics", "/health/ready", "/ping", "/")
+    let_in = [
+        route
+        for route in routes
+        for headers in ({}, {"Authorization": "Bearer wrong"})
+        if httpx2.get(url + route, headers=headers, trust_env=False).status_code != 401
+    ]
+    for route in ("/v1/completions", "/v1/chat/completions", "/invocations", "/tokenize"):
+        if httpx2.post(url + route, json={"prompt": "a"}, trust_env=False).status_code != 401:
+            let_in.append(route)
+    return Check(
+        name="authentication",
+        passed=not let_in,
+        found="all refused" if not let_in else f"let in at {', '.join(sorted(set(let_in)))}",
+        expected="401 without a key and with a wrong one",
+    )
+
+
+def greedy(client: Client, runner: Runner, prompts: Windows, tokens: int, track: Track = iter) -> Check:
+    """Compare greedy answers with the artifact's own, in process, token for token.
+
+    A first difference where the artifact itself is undecided, its two likeliest tokens within TIE_NATS, is none.
+    """
+    equal = ties = 0
+    differs = ""
+    for prompt in track(prompts.ids):
+        ours = np.array(list(runner.generate(prompt, tokens)), np.int32)
+        served = client.complete(prompt, max_tokens=tokens, ignore_eos=True, return_token_ids=True)["token_ids"]
+        # None is a token that the runtime does not tell, part of a character: those around it are compared.
+        places = [at for at, (one, two) in enumerate(zip(ours, served, strict=False)) if two is not None and one != two]
+        if len(served) == tokens and not places:
+            equal += 1
+        elif not places:
+            differs = f"; one has {len(served)} tokens"
+        elif (gap := _undecided(runner, np.concatenate([prompt, ours[: places[0]]]))) < TIE_NATS:
+            ties += 1
+        else:
+            differs = f"; one differs from token {places[0]} on, where {gap:.3f} nats lie between the likeliest two"
+    count = len(prompts)
+    return Check(
+        name="greedy answers",
+        passed=equal + ties == count,
+        found=f"{equal} of {count} equal, {ties} part at a tie{differs}",
+        expected=f"the artifact's own {tokens} tokens after each of {count} prompts",
+    )
+
+
+def scores(client: Client, windows: Windows, measured: Perplexity, track: Track = iter) -> Check:
+    """Work perplexity out of echoed log-probabilities and hold it against the measured one."""
+    rows = []
+    for ids in track(windows.ids):
+        choice = client.complete(ids, max_tokens=0, echo=True, logprobs=0)
+        rows.append([-value for value in choice["logprobs"]["token_logprobs"][1:]])
+    found = perplexity.summarize(np.array(rows), windows).perplexity.value
+    expected = measured.perplexity.value
+    return Check(
+        name="perplexity",
+        passed=abs(found / expected - 1) <= PERPLEXITY_TOLERANCE,
+        found=f"{found:.6g}",
+        expected=f"{expected:.6g} within {PERPLEXITY_TOLERANCE:g} relative",
+        detail=f"{found / expected - 1:+.2e} relative",
+    )
+
+
+def throughput(
+    client: Client, prompts: Sequence[Ids], *, output_tokens: int, concurrency: int, measured: float
+) -> Check:
+    """Put the server under a short load, up to TRIES times, until it reaches LEAST_SHARE of the measured tokens/s."""
+    best = 0.0
+    for _ in range(TRIES):
+        exchanges = load_client.closed_loop(
+            client.url,
+            client.model,
+            warmup=[prompt.tolist() for prompt in prompts[:concurrency]],
+            prompts=[prompt.tolist() for prompt in prompts[concurrency:]],
+            output_tokens=output_tokens,
+            concurrency=concurrency,
+            key=client.key,
+        )
+        wall = max(one.end_seconds for one in exchanges) - min(one.start_seconds for one in exchanges)
+        best = max(best, sum(one.completion_tokens for one in exchanges) / wall)
+        if best >= LEAST_SHARE * measured:
+            break
+    return Check(
+        name="throughput",
+        passed=best >= LEAST_SHARE * measured,
+        found=f"{best:.4g} output tokens/s at {concurrency} streams",
+        expected=f"at least {LEAST_SHARE:g} of the measured {measured:.4g}",
+    )
+
+
+def drain(
+    client: Client, prompt: Ids, tokens: int, terminate: Callable[[], None], wait: Callable[[], int | None]
+) -> Check:
+    """Send SIGTERM in the middle of an answer: it must come to its end, a new one be refused, the exit code be 0."""
+    refused = True
+    with client.stream(prompt, tokens) as response:
+        lines = response.iter_lines()
+        next(lines)
+        terminate()
+        with suppress(httpx2.TransportError):  # nobody listens any more, which is a refusal as well
+            refused = client.refuses()
+        ended = [line for line in lines if line][-1:] == ["data: [DONE]"]
+    code = wait()
+    return Check(
+        name="drain",
+        passed=ended and refused and code == 0,
+        found=f"the answer {'came to its end' if ended else 'was cut off'}, a new request "
+        f"{'was refused' if refused else 'was let in'}, exit code {code}",
+        expected="after SIGTERM: the answer at its end, a new request refused, exit code 0",
+    )
+
+
+def _undecided(runner: Runner, ids: Ids) -> float:
+    """Return how many nats the likeliest two tokens after `ids` lie apart."""
+    (row,) = (block.copy() for block in runner.continuations([(ids, [ids[-1:]])]))
+    second, first = np.partition(row[0], -2)[-2:]
+    return float(first - second)

@@ -1,0 +1,132 @@
+"""Whether the built image serves what was measured: it is started as it would be in production, and asked."""
+
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from evals import agreement
+from evals.runner import Ids
+from evals.windows import Windows
+from pipeline import machine, paths
+from pipeline.errors import MeasurementError, RequirementError, VerificationError
+from pipeline.images import checks, container
+from pipeline.images.checks import Client
+from pipeline.images.container import Container
+from pipeline.params import RECIPE, Params
+from pipeline.progress import track
+from pipeline.records import FILE, Artifact, Check, Image, Latency, Quality, Verification
+from pipeline.stages.latency import pieces
+
+READY_SECONDS = 1800.0
+STOP_SECONDS = 60.0
+POLL_SECONDS = 0.1
+PROMPT_TOKENS, DRAINED_TOKENS = 16, 64
+"""Of the answer in whose middle SIGTERM comes."""
+
+
+def verification(params: Params) -> None:
+    """Write verification.json. VerificationError names the checks that the image did not pass."""
+    image = Image.load(paths.IMAGE / FILE)
+    if image.unavailable is not None:
+        Verification(image=None, unavailable=image.unavailable).save(paths.VERIFICATION)
+        return
+    try:
+        container.find()
+    except RequirementError as error:
+        Verification(image=image.digest, unavailable=str(error)).save(paths.VERIFICATION)
+        return
+    record = Verification(image=image.digest, checks=tuple(_run(params, image)))
+    record.save(paths.VERIFICATION)
+    missed = [f"  {one.name}: {one.found}; expected {one.expected}" for one in record.checks if not one.passed]
+    if missed:
+        raise VerificationError("\n".join(["the image does not serve what was measured:", *missed]))
+
+
+def _run(params: Params, image: Image) -> Sequence[Check]:
+    port, key = _free_port(), secrets.token_urlsafe(24)
+    windows = Windows.load(paths.CORPUS / "evaluation.npz")
+    environment = {
+        "ASSAY_HOST": "127.0.0.1",
+        "ASSAY_PORT": str(port),
+        "ASSAY_API_KEYS": f"verification:{key}",
+        "ASSAY_SLOTS": str(max(params.serving.concurrency)),
+        "ASSAY_THREADS": str(params.threads or machine.usable_cores()),
+        "ASSAY_REQUEST_BYTES": str(64 * 2**20),
+        "ASSAY_CONTEXT_TOKENS": str(max(4096, windows.ids.shape[1])),
+    }
+    with container.started(paths.IMAGE / "layout", environment) as running:
+        client = Client(f"http://127.0.0.1:{port}", key)
+        seconds = _wait(client, running)
+        found = [
+            Check(name="ready", passed=True, found=f"after {seconds:.1f} s", expected="a token generated"),
+            _user(running),
+            checks.authentication(client.url),
+            checks.evidence(client, _expected(image.artifact)),
+        ]
+        found += _served(params, image.artifact, client, windows)
+        found.append(
+            checks.drain(
+                client, windows.ids[0][:16], DRAINED_TOKENS, running.terminate, lambda: running.wait(STOP_SECONDS)
+            )
+        )
+    return found
+
+
+def _served(params: Params, name: str, client: Client, windows: Windows) -> Iterator[Check]:
+    """Hold tokens, log-probabilities and speed against the artifact itself and its records."""
+    quality, folder = Quality.load(paths.quality(name)), paths.artifact(name)
+    assert quality.perplexity is not None, "an unavailable artifact wins nothing"
+    yield checks.scores(client, windows, quality.perplexity, _bar("scoring through the image"))
+    prompts = agreement.prompts(windows, params.greedy.prompts, params.greedy.prompt_tokens)
+    recipe = RECIPE.validate_python(Artifact.load(folder / FILE).recipe)
+    with recipe.open(folder, params.threads or machine.usable_cores()) as runner:
+        bar = _bar("comparing answers of the image")
+        yield checks.greedy(client, runner, prompts, params.greedy.output_tokens, bar)
+    yield _throughput(params, Latency.load(paths.latency(name)), client, windows)
+
+
+def _throughput(params: Params, latency: Latency, client: Client, windows: Windows) -> Check:
+    serving, streams = params.serving, params.selection.concurrency
+    level = latency.served.at(streams) if latency.served else None
+    if level is None:
+        raise MeasurementError(f"{latency.name} was not measured at {streams} streams; run `dvc repro`")
+    count = (serving.warmup + serving.requests) * streams
+    return checks.throughput(
+        client,
+        pieces(windows.ids.ravel(), count, serving.prompt_tokens, "serving.prompt_tokens"),
+        output_tokens=serving.output_tokens,
+        concurrency=streams,
+        measured=level.output_tokens_per_second.value,
+    )
+
+
+def _expected(name: str) -> dict[str, Path]:
+    return {"artifact": paths.artifact(name) / FILE, **paths.evidence(name)}
+
+
+def _wait(client: Client, running: Container) -> float:
+    """Wait until the server is ready; VerificationError with its last lines when it ends or takes too long."""
+    began = time.monotonic()
+    while not client.ready():
+        if not running.running:
+            raise VerificationError(f"the image ended before it was ready; its last lines:\n{running.last_lines}")
+        if time.monotonic() - began > READY_SECONDS:
+            raise VerificationError(f"the image was not ready in {READY_SECONDS:g} s:\n{running.last_lines}")
+        time.sleep(POLL_SECONDS)
+    return time.monotonic() - began
+
+
+def _user(running: Container) -> Check:
+    user = running.user_id
+    return Check(name="user", passed=user != 0, found=f"user id {user}", expected="not root, on a read-only root")
+
+
+def _bar(what: str) -> Callable[[Iterable[Ids]], Iterable[Ids]]:
+    return lambda items: track(items, what)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])

@@ -1,0 +1,55 @@
+"""A GPTQ or AWQ artifact that transformers has loaded, for the worker."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from containers.engines.contract import Facts
+from containers.engines.text import Text
+from containers.engines.transformers.slots import TransformersSlots
+from pipeline.backends.common.causal_lm import CausalLMRunner
+from pipeline.checkpoints.config import context_tokens as stated_context
+
+
+class TransformersModel:
+    """See containers.engines.worker.Model."""
+
+    def __init__(self, artifact: Path, runner: CausalLMRunner, slots: int, context_tokens: int) -> None:
+        model = runner.served()
+        config = json.loads((artifact / "config.json").read_text(encoding="utf-8"))
+        self.runner = runner
+        self.slots = TransformersSlots(runner, slots)
+        self.text = Text(artifact)
+        self.piece = self.text.piece
+        ends = _ids(model.generation_config.eos_token_id)
+        self.eos_ids = frozenset(ends)
+        self.facts = Facts(
+            runtime=_runtime(model, runner),
+            context_tokens=min(context_tokens, stated_context(config, artifact, str(artifact))),
+            vocabulary_size=model.config.get_text_config().vocab_size,
+            bos_id=self.text.bos_id,
+            eos_id=ends[0] if ends else None,
+            slots=slots,
+            schemas=False,
+        )
+
+
+def model(
+    artifact: Path, runner: CausalLMRunner, *, slots: int, context_tokens: int, threads: int
+) -> TransformersModel:
+    """Describe a loaded artifact. Threads are torch's, set when the runner was opened."""
+    return TransformersModel(artifact, runner, slots, context_tokens)
+
+
+def _ids(value: Any) -> list[int]:
+    """Read what generation_config.json may give as one id, several or none."""
+    return [] if value is None else [value] if isinstance(value, int) else list(value)
+
+
+def _runtime(model: Any, runner: CausalLMRunner) -> str:
+    """Name the libraries, and GPTQModel's kernels that stand in for linear layers."""
+    from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+
+    kernels = {type(module).__name__ for module in model.modules() if isinstance(module, BaseQuantLinear)}
+    return f"{runner.settings['runtime']}, gptqmodel {version('gptqmodel')} ({', '.join(sorted(kernels))})"

@@ -184,8 +184,8 @@ def drain(
     client: Client, prompt: Ids, tokens: int, terminate: Callable[[], None], wait: Callable[[], int | None]
 ) -> Check:
     """Send SIGTERM in the middle of an answer: it must come to its end, a new one be refused, the exit code be 0."""
-    refused = True
-    with client.stream(prompt, tokens) as response:
+    refused, ended = True, False
+    with suppress(httpx2.TransportError), client.stream(prompt, tokens) as response:
         lines = response.iter_lines()
         next(lines)
         terminate()

@@ -1,0 +1,157 @@
+"""What an image has to prove, asked of a real gateway over a real GGUF: it passes, and fails when it should."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evals import perplexity
+from evals.perplexity import Perplexity
+from evals.scoring import score
+from evals.windows import Windows
+from pipeline.backends.common import hf_tokenizer
+from pipeline.backends.gguf.recipe import Gguf
+from pipeline.errors import RequirementError
+from pipeline.images import checks
+from pipeline.images.checks import Client
+from pipeline.records import FILE, Artifact, File
+from pipeline.toolchains import llama_cpp
+from tests.gateways import KEY, process
+
+DEMO = Path(__file__).parents[2] / "models" / "demo"
+TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """Two artifacts of the demo, one of which was measured."""
+
+    q4: Path
+    q2: Path
+    windows: Windows
+    perplexity: Perplexity
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    try:
+        llama_cpp()
+    except RequirementError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("built")
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    ids = np.array(hf_tokenizer.load(DEMO).encode(text, add_special_tokens=False), np.int32)
+    rows = ids[: 6 * (TOKENS - 1)].reshape(6, TOKENS - 1)
+    windows = Windows(
+        ids=np.column_stack([np.ones(6, np.int32), rows]),
+        document=np.arange(6, dtype=np.int32),
+        utf8_bytes=np.full(6, 4 * TOKENS, np.int64),
+    )
+    q4 = _artifact(folder, Gguf(backend="gguf", quantization="Q4_K_M", imatrix=False))
+    q2 = _artifact(folder, Gguf(backend="gguf", quantization="Q2_K", imatrix=False))
+    with Gguf(backend="gguf", quantization="Q4_K_M").open(q4, 2) as runner:
+        measured = perplexity.summarize(score(runner, windows), windows)
+    return Built(q4=q4, q2=q2, windows=windows, perplexity=measured)
+
+
+def _artifact(folder: Path, recipe: Gguf) -> Path:
+    out = folder / recipe.quantization.lower()
+    out.mkdir()
+    recipe.build(DEMO, folder, out)
+    size = (out / recipe.file_name).stat().st_size
+    files = (File(path=recipe.file_name, bytes=size, sha256="0" * 64),)
+    Artifact(
+        name="demo", recipe=recipe.model_dump(), checkpoint="c", calibration="e", files=files, digest="a" * 64
+    ).save(out / FILE)
+    return out
+
+
+@pytest.fixture
+def served(built: Built) -> Iterator[tuple["subprocess.Popen[str]", Client]]:
+    flags = ["--artifact", str(built.q4), "--host", "127.0.0.1", "--port", "0", "--slots", "2"]
+    with process(["-m", "containers.gateway", *flags]) as (child, running):
+        running.wait(running.ready, 60)
+        yield child, Client(running.address, KEY)
+
+
+def test_perplexity_through_the_server_is_the_measured_one(
+    built: Built, served: tuple["subprocess.Popen[str]", Client]
+) -> None:
+    _, client = served
+    found = checks.scores(client, built.windows, built.perplexity)
+    assert found.passed
+    assert float((found.detail or "").split()[0]) == pytest.approx(0, abs=1e-6)
+    another = perplexity.summarize(np.full((6, TOKENS - 1), 2.0), built.windows)
+    assert not checks.scores(client, built.windows, another).passed
+
+
+def test_greedy_answers_are_the_artifacts_own_and_no_others(
+    built: Built, served: tuple["subprocess.Popen[str]", Client]
+) -> None:
+    _, client = served
+    prompts = Windows(
+        ids=built.windows.ids[:, :24], document=built.windows.document, utf8_bytes=built.windows.utf8_bytes
+    )
+    with Gguf(backend="gguf", quantization="Q4_K_M").open(built.q4, 2) as runner:
+        assert checks.greedy(client, runner, prompts, 24).passed
+    with Gguf(backend="gguf", quantization="Q2_K").open(built.q2, 2) as runner:
+        other = checks.greedy(client, runner, prompts, 24)
+    assert not other.passed
+    assert "differs from token" in other.found
+
+
+def test_evidence_must_be_the_records(
+    built: Built, served: tuple["subprocess.Popen[str]", Client], tmp_path: Path
+) -> None:
+    _, client = served
+    assert checks.evidence(client, {"artifact": built.q4 / FILE}).passed
+    (tmp_path / "quality.json").write_text(json.dumps({"perplexity": 1}))
+    found = checks.evidence(client, {"artifact": built.q2 / FILE, "quality": tmp_path / "quality.json"})
+    assert not found.passed
+    assert found.found == "others for artifact, quality"
+
+
+def test_nobody_is_let_in_without_a_key(served: tuple["subprocess.Popen[str]", Client]) -> None:
+    assert checks.authentication(served[1].url).passed
+
+
+def test_a_server_that_lets_everybody_in_is_found_out(built: Built) -> None:
+    flags = ["--artifact", str(built.q4), "--host", "127.0.0.1", "--port", "0", "--auth", "none"]
+    with process(["-m", "containers.gateway", *flags]) as (_, running):
+        running.wait(running.ready, 60)
+        found = checks.authentication(running.address)
+    assert not found.passed
+    assert "/v1/completions" in found.found
+
+
+def test_throughput_is_held_against_the_measured_one(
+    built: Built, served: tuple["subprocess.Popen[str]", Client]
+) -> None:
+    _, client = served
+    prompts = list(built.windows.ids[:, :16])
+    sizes = {"output_tokens": 8, "concurrency": 2}
+    assert checks.throughput(client, prompts, **sizes, measured=1.0).passed
+    assert not checks.throughput(client, prompts, **sizes, measured=1e9).passed
+
+
+def test_an_answer_survives_sigterm(built: Built, served: tuple["subprocess.Popen[str]", Client]) -> None:
+    child, client = served
+    found = checks.drain(
+        client, built.windows.ids[0][:16], 200, lambda: child.send_signal(signal.SIGTERM), lambda: child.wait(60)
+    )
+    assert found.passed, found.found
+
+
+def test_a_server_that_dies_of_sigterm_is_found_out(
+    built: Built, served: tuple["subprocess.Popen[str]", Client]
+) -> None:
+    child, client = served
+    found = checks.drain(client, built.windows.ids[0][:16], 400, child.kill, lambda: child.wait(60))
+    assert not found.passed
+    assert "was cut off" in found.found
+    assert "exit code -9" in found.found

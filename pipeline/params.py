@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
+from evals.load import QUANTILES
 from pipeline.backends import AnyRecipe
 from pipeline.errors import ParamsError
 from pipeline.records import Record
@@ -19,7 +20,9 @@ METRICS = (
     "perplexity", "perplexity_ratio", "log_perplexity_ratio", "bits_per_byte", "kld_mean", "kld_median", "kld_p95",
     "kld_p99", "kld_p999", "kld_maximum", "top1_agreement", "delta_p_mean", "delta_p_rms", "greedy_length",
     "greedy_identical", "chat_template_agreement", "bytes", "bits_per_weight", "peak_rss_bytes", "load_seconds",
-    "ttft_seconds", "prefill_tokens_per_second", "decode_tokens_per_second",
+    "ttft_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "served_output_tokens_per_second",
+    "served_requests_per_second", "served_goodput_requests_per_second", "served_load_seconds", "served_peak_rss_bytes",
+    *(f"served_{kind}_seconds_{name}" for kind in ("ttft", "tpot", "itl", "end_to_end") for name in QUANTILES),
 )  # fmt: skip
 """What an artifact can be chosen by, beside `accuracy.TASK` and `flips.TASK`; stages/selection.py says where each value
 comes from."""
@@ -77,12 +80,33 @@ class CorpusParams(Record):
 
 
 class LatencyParams(Record):
-    """How an engine is timed: one stream, greedy, fixed lengths."""
+    """How an engine is timed in process: one stream, greedy, fixed lengths."""
 
     prompt_tokens: int = Field(ge=1)
     output_tokens: int = Field(ge=2)
     warmup: int = Field(ge=1)
     repeats: int = Field(ge=5)
+
+
+class SloParams(Record):
+    """What a served request must keep to count as good."""
+
+    ttft_seconds: float = Field(gt=0)
+    tpot_seconds: float = Field(gt=0)
+
+
+class ServingParams(Record):
+    """How an engine is timed behind the gateway: a closed loop of streams, greedy, fixed lengths."""
+
+    concurrency: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    """Numbers of streams, each measured by itself."""
+    requests: int = Field(ge=6)
+    """Of each stream. A level's quantiles need so many of all its streams: p50 6, p90 36, p95 72, p99 368."""
+    warmup: int = Field(ge=1)
+    """Requests of each stream before them that are not counted."""
+    prompt_tokens: int = Field(ge=1)
+    output_tokens: int = Field(ge=2)
+    slo: SloParams
 
 
 class GreedyParams(Record):
@@ -128,6 +152,8 @@ class SelectionParams(Record):
 
     objective: Objective
     constraints: dict[Metric, Bound] = Field(default_factory=dict)
+    concurrency: int
+    """Streams at which the served metrics count: one of serving.concurrency."""
 
 
 class Params(Record):
@@ -138,10 +164,18 @@ class Params(Record):
     artifacts: dict[Name, AnyRecipe] = Field(min_length=1)
     greedy: GreedyParams
     latency: LatencyParams
+    serving: ServingParams
     tasks: TasksParams
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of every runtime; None is every core this process may use."""
     selection: SelectionParams
+
+    @model_validator(mode="after")
+    def _measured(self) -> "Params":
+        levels, wanted = self.serving.concurrency, self.selection.concurrency
+        if wanted not in levels:
+            raise ValueError(f"selection.concurrency: {wanted} is none of serving.concurrency: {list(levels)}")
+        return self
 
 
 def load(path: Path = PATH) -> Params:
@@ -162,6 +196,8 @@ def load(path: Path = PATH) -> Params:
 
 
 def _explain(problem: Mapping[str, Any]) -> str:
+    if not problem["loc"]:  # of the whole file, which is not worth printing
+        return str(problem["msg"])
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']} (found {problem['input']!r})"
@@ -172,7 +208,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
 def _known_keys() -> set[str]:
     """Every key that some part of params.yaml knows."""
     models: list[type[BaseModel]] = [Params, CheckpointParams, TextParams, CorpusParams, GreedyParams, LatencyParams]
-    models += [TasksParams, SelectionParams, Objective, Bound, *get_args(get_args(AnyRecipe)[0])]
+    models += [ServingParams, SloParams, TasksParams, SelectionParams, Objective, Bound]
+    models += get_args(get_args(AnyRecipe)[0])
     return {key for model in models for key in model.model_fields}
 
 

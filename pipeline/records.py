@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from evals.agreement import Agreement
 from evals.answers import Answers
 from evals.divergence import Divergence
+from evals.load import Level
 from evals.perplexity import Perplexity
 from evals.statistics import Estimate
 from pipeline.errors import StorageError
@@ -290,8 +291,31 @@ class Timing(Record):
     itl_seconds: tuple[float, ...]
 
 
+class Served(Record):
+    """One artifact's speed as clients get it: its engine behind the gateway on loopback, under load."""
+
+    runtime: str
+    """The engine's name and version."""
+    slots: int
+    """Requests that the engine advances together."""
+    context_tokens: int
+    """Of one slot."""
+    prompt_tokens: int
+    output_tokens: int
+    load_seconds: float
+    """From starting the gateway to its first token."""
+    peak_rss_bytes: int
+    """The gateway's and its engine's processes' largest resident sets, added up."""
+    levels: tuple[Level, ...]
+    """One for each concurrency; raw times beside the figures."""
+
+    def at(self, concurrency: int) -> Level | None:
+        """Return the level of so many streams, if it was measured."""
+        return next((level for level in self.levels if level.concurrency == concurrency), None)
+
+
 class Latency(Record):
-    """One artifact's speed in process, one stream."""
+    """One artifact's speed: in process with one stream, the engine's own figures, and as served."""
 
     name: str
     artifact: str
@@ -307,6 +331,7 @@ class Latency(Record):
     decode_tokens_per_second: Spread | None = None
     peak_rss_bytes: int | None = None
     samples: tuple[Timing, ...] = ()
+    served: Served | None = None
 
 
 class Machine(Record):

@@ -35,7 +35,7 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             pass_fds=pass_fds,
-            preexec_fn=_die_with(os.getpid()),
+            preexec_fn=die_with_parent(os.getpid()),
             start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which lets the engine finish first
         )
         return cls(process)
@@ -71,7 +71,8 @@ class Child:
             self._tail.extend(line.strip() for line in chunk.decode(errors="replace").splitlines() if line.strip())
 
 
-def _die_with(parent: int) -> Callable[[], None]:
+def die_with_parent(parent: int) -> Callable[[], None]:
+    """Return what a new process must do first so that the kernel kills it when `parent` dies."""
     libc = ctypes.CDLL(None)
 
     def ask() -> None:

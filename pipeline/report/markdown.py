@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.records import Checkpoint, Corpus, Machine, Quality, Reference, Selection, Standing, Tasks
-from pipeline.report import table
+from pipeline.params import LatencyParams, ServingParams
+from pipeline.records import Checkpoint, Corpus, Latency, Machine, Quality, Reference, Selection, Standing, Tasks
+from pipeline.report import served, table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,9 +18,11 @@ class Run:
     machine: Machine
     quality: Mapping[str, Quality]
     tasks: Mapping[str, Tasks]
+    latency: Mapping[str, Latency]
     floors: Mapping[str, str | None]
     """For each artifact, the one of its backend that is not quantized."""
-    latency: Mapping[str, int]
+    timing: LatencyParams
+    serving: ServingParams
     threads: int
 
 
@@ -34,7 +37,8 @@ def report(selection: Selection, run: Run) -> str:
         "### KL divergence from the reference, nats a token\n\n" + _markdown(*table.details(selection, table.KLD)),
         "## Runtime and quantization\n\n" + _floors(selection, run),
         "## Tasks\n\n" + _tasks(selection, run),
-        "## Speed and memory\n\n" + _markdown(*table.details(selection, table.SPEED)),
+        "## Speed and memory as served\n\n" + _served(selection, run),
+        "## Speed and memory in process\n\n" + _markdown(*table.details(selection, table.SPEED)),
         "## Reference\n\n" + _reference(run),
         "## What the numbers mean\n\n" + _definitions(run),
         "## How each runtime was set\n\n" + _settings(selection, run),
@@ -136,6 +140,12 @@ def _tasks(selection: Selection, run: Run) -> str:
     return f"{note}\n\n{_markdown(header, rows)}"
 
 
+def _served(selection: Selection, run: Run) -> str:
+    measured = {one.name: run.latency[one.name].served for one in _available(selection)}
+    tables = (served.rates(measured), served.waits(measured), served.costs(measured))
+    return "\n\n".join((served.definitions(run.serving), *(_markdown(*one) for one in tables)))
+
+
 def _settings(selection: Selection, run: Run) -> str:
     """Say what each number depends on beside weights and ids, and whether it repeats."""
     rows = [("the reference", *run.reference.settings.values(), "-")]
@@ -163,12 +173,12 @@ def _reference(run: Run) -> str:
 
 
 def _definitions(run: Run) -> str:
-    load, machine = run.latency, run.machine
+    timing, machine = run.timing, run.machine
     return (
         "- In brackets: the 95 % interval that the choice of text leaves open. Clusters are documents (windows, where "
         "there is one document); means by the cluster-robust variance and Student's t, quantiles by a bootstrap over "
         "clusters, shares of answers and of identical continuations by Wilson.\n"
-        "- `*`: on the Pareto front of size, perplexity and decode speed.\n"
+        "- `*`: on the Pareto front of size, perplexity and served tokens/s.\n"
         "- perplexity: exp of the mean negative log-likelihood per token, on the same token ids for every runtime. "
         "vs reference: the ratio to the reference's, paired token by token, minus one. ln ratio: its logarithm.\n"
         "- KLD: Kullback-Leibler divergence D(reference || artifact) of the next-token distributions, over the whole "
@@ -177,9 +187,9 @@ def _definitions(run: Run) -> str:
         "- greedy: continuations of beginnings of evaluation windows, compared with the reference's.\n"
         "- chat template: share of test conversations that the artifact's own runtime renders to the checkpoint's ids."
         "\n"
-        f"- speed: in process, one stream, {run.threads} threads, {load['prompt_tokens']} prompt and "
-        f"{load['output_tokens']} output tokens, greedy, end-of-sequence ignored; medians of {load['repeats']} repeats "
-        f"after {load['warmup']} warm-up. TTFT: prompt handed over to first token. prefill: prompt tokens / TTFT. "
+        f"- speed in process: one stream, {run.threads} threads, {timing.prompt_tokens} prompt and "
+        f"{timing.output_tokens} output tokens, greedy, end-of-sequence ignored; medians of {timing.repeats} repeats "
+        f"after {timing.warmup} warm-up. TTFT: prompt handed over to first token. prefill: prompt tokens / TTFT. "
         "decode: tokens after the first / their time.\n"
         "- peak memory: the process's largest resident set in scoring or timing, interpreter and libraries included.\n"
         f"- machine: {machine.cpu}, {machine.cores} logical CPUs, {machine.memory_gib} GiB, {machine.system} "

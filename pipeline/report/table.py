@@ -39,8 +39,9 @@ RANKING = (
     Column(metric="perplexity_ratio", title="perplexity vs reference, %", render=excess),
     Column(metric="kld_mean", title="KLD, nats", render=nats),
     Column(metric="top1_agreement", title="top-1 agreement, %", render=percent(1)),
+    Column(metric="served_output_tokens_per_second", title="served tok/s", render=lambda v: f"{v:,.0f}"),
+    Column(metric="served_ttft_seconds_p50", title="served TTFT, ms", render=lambda v: f"{1000 * v:.1f}"),
     Column(metric="decode_tokens_per_second", title="decode tok/s", render=lambda v: f"{v:,.0f}"),
-    Column(metric="ttft_seconds", title="TTFT, ms", render=lambda v: f"{1000 * v:.1f}"),
     Column(metric="peak_rss_bytes", title="peak memory", render=lambda v: size(v)),
 )
 
@@ -138,6 +139,8 @@ def unit(metric: str) -> str:
     """Name what the sample of a metric is counted in."""
     if metric.startswith("greedy"):
         return "prompts"
+    if metric.startswith("served"):
+        return "requests"
     return "documents" if "." in metric else "windows"
 
 

@@ -21,4 +21,4 @@ def print_ranking() -> None:
     # A pipe has no width of its own: a table cut at 80 columns would lose its numbers.
     wide = console if console.is_terminal else Console(width=240)
     wide.print(grid)
-    wide.print(f"\n* on the Pareto front of size, perplexity and decode speed. Report: {paths.REPORT}")
+    wide.print(f"\n* on the Pareto front of size, perplexity and served tokens/s. Report: {paths.REPORT}")

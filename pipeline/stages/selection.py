@@ -3,10 +3,11 @@
 import json
 import math
 
+from evals.load import QUANTILES
 from evals.statistics import Estimate
 from pipeline import machine, paths
 from pipeline.errors import SelectionError
-from pipeline.params import Bound, Params, SelectionParams
+from pipeline.params import Params, SelectionParams
 from pipeline.records import (
     FILE,
     Checkpoint,
@@ -17,6 +18,7 @@ from pipeline.records import (
     Quality,
     Reference,
     Selection,
+    Served,
     Standing,
     Tasks,
 )
@@ -24,7 +26,7 @@ from pipeline.report import markdown, table
 
 Measured = tuple[Quality, Latency, Tasks]
 
-PARETO = {"bytes": 1, "perplexity": 1, "decode_tokens_per_second": -1}
+PARETO = {"bytes": 1, "perplexity": 1, "served_output_tokens_per_second": -1}
 """Axes of the Pareto front; 1 where less is better, -1 where more is."""
 
 
@@ -53,8 +55,10 @@ def selection(params: Params) -> None:
         machine=Machine.load(paths.MACHINE),
         quality={name: quality for name, (quality, _, _) in measured.items()},
         tasks={name: tasks for name, (_, _, tasks) in measured.items()},
+        latency={name: latency for name, (_, latency, _) in measured.items()},
         floors=floors(params),
-        latency=params.latency.model_dump(),
+        timing=params.latency,
+        serving=params.serving,
         threads=params.threads or machine.usable_cores(),
     )
     paths.REPORT.write_text(markdown.report(result, run), encoding="utf-8")
@@ -89,8 +93,8 @@ def select(wanted: SelectionParams, measured: list[Measured]) -> Selection:
     )
 
 
-def metrics(quality: Quality, latency: Latency, tasks: Tasks) -> dict[str, Estimate | None]:
-    """Collect everything that an artifact can be chosen by; None where it was not measured."""
+def metrics(quality: Quality, latency: Latency, tasks: Tasks, concurrency: int) -> dict[str, Estimate | None]:
+    """Collect everything that an artifact can be chosen by, as served to so many streams; None if not measured."""
     perplexity, divergence, greedy = quality.perplexity, quality.divergence, quality.greedy
     peaks = [peak for peak in (quality.peak_rss_bytes, latency.peak_rss_bytes) if peak is not None]
     spreads = latency.ttft_seconds, latency.prefill_tokens_per_second, latency.decode_tokens_per_second
@@ -119,9 +123,25 @@ def metrics(quality: Quality, latency: Latency, tasks: Tasks) -> dict[str, Estim
         "ttft_seconds": ttft,
         "prefill_tokens_per_second": prefill,
         "decode_tokens_per_second": decode,
+        **_served(latency.served, concurrency),
     }
     for name, task in tasks.tasks.items():
         found |= {f"accuracy.{name}": task.accuracy, f"flips.{name}": task.flips}
+    return found
+
+
+def _served(served: Served | None, concurrency: int) -> dict[str, Estimate | None]:
+    level = served.at(concurrency) if served else None
+    found = {
+        "served_output_tokens_per_second": level.output_tokens_per_second if level else None,
+        "served_requests_per_second": level.requests_per_second if level else None,
+        "served_goodput_requests_per_second": level.goodput_requests_per_second if level else None,
+        "served_load_seconds": _plain(served.load_seconds if served else None),
+        "served_peak_rss_bytes": _plain(served.peak_rss_bytes if served else None),
+    }
+    for kind in ("ttft", "tpot", "itl", "end_to_end"):
+        quantiles = getattr(level, f"{kind}_seconds") if level else None
+        found |= {f"served_{kind}_seconds_{name}": getattr(quantiles, name, None) for name in QUANTILES}
     return found
 
 
@@ -160,27 +180,30 @@ def floors(params: Params) -> dict[str, str | None]:
 
 
 def _standing(wanted: SelectionParams, quality: Quality, latency: Latency, tasks: Tasks) -> Standing:
-    found = metrics(quality, latency, tasks)
+    found = metrics(quality, latency, tasks, wanted.concurrency)
     return Standing(
         name=quality.name,
         rank=None,
         metrics=found,
-        gates=() if quality.unavailable else _gates(wanted.constraints, found, quality, tasks),
+        gates=() if quality.unavailable else _gates(wanted, found, quality, latency, tasks),
         unavailable=quality.unavailable,
     )
 
 
 def _gates(
-    constraints: dict[str, Bound], found: dict[str, Estimate | None], quality: Quality, tasks: Tasks
+    wanted: SelectionParams, found: dict[str, Estimate | None], quality: Quality, latency: Latency, tasks: Tasks
 ) -> tuple[Gate, ...]:
     gates = []
-    for metric, bound in constraints.items():
+    level = latency.served.at(wanted.concurrency) if latency.served else None
+    for metric, bound in wanted.constraints.items():
         kind, _, task = metric.partition(".")
         sample = quality.windows
         if task in tasks.tasks:
             sample = tasks.tasks[task].documents
         elif kind.startswith("greedy") and quality.greedy:
             sample = quality.greedy.prompts
+        elif kind.startswith("served") and level:
+            sample = len(level.exchanges)
         for relation in ("at_most", "at_least"):
             limit = getattr(bound, relation)
             if limit is not None:

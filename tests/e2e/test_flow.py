@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ("gguf-f16", "gguf-q8_0", "gguf-q2_k", "gptq-int4", "awq-int4", "onnx-fp32", "onnx-int4")
-FILES = ("pipeline", "evals", "models", "dvc.yaml", ".dvcignore", ".dvc/config", ".gitignore")
+FILES = ("pipeline", "evals", "containers", "models", "dvc.yaml", ".dvcignore", ".dvc/config", ".gitignore")
 
 
 class Workspace:
@@ -67,6 +67,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     params["corpus"]["evaluation"]["windows"] = 12
     params["tasks"]["limit"] = 40
     params["latency"] |= {"prompt_tokens": 64, "output_tokens": 16}
+    params["serving"] |= {"concurrency": [2], "requests": 6, "prompt_tokens": 32, "output_tokens": 8}
+    params["selection"]["concurrency"] = 2
     params["selection"]["objective"] = {"metric": "bytes", "direction": "minimize"}
     params["selection"]["constraints"] = {"perplexity_ratio": {"at_most": 1.005}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
@@ -118,9 +120,15 @@ def test_every_artifact_is_built_measured_and_ranked(finished: Workspace) -> Non
     assert size["gguf-q2_k"] < size["gguf-q8_0"] < size["gguf-f16"] < size["onnx-fp32"]
     for found in metrics.values():
         assert found["decode_tokens_per_second"] > 1  # type: ignore[index]
+        assert found["served_ttft_seconds_p50"]["value"] > 0  # type: ignore[index]
+        assert found["served_peak_rss_bytes"] > found["bytes"] / 2  # type: ignore[index]
         assert found["peak_rss_bytes"] > found["bytes"] / 2  # type: ignore[index]
     passing = [name for name in ARTIFACTS if ratio[name]["high"] <= 1.005]
     assert selection["winner"] == min(passing, key=lambda name: size[name])
+    for name in ARTIFACTS:
+        (level,) = finished.read(f"measurements/latency/{name}.json")["served"]["levels"]  # type: ignore[index]
+        assert level["concurrency"] == 2
+        assert [one["completion_tokens"] for one in level["exchanges"]] == [8] * 12
     report = (finished.folder / "report/report.md").read_text()
     assert all(f"| {name}" in report for name in ARTIFACTS)
 

@@ -48,6 +48,10 @@ def test_the_default_params_hold_every_default_recipe() -> None:
         ("latency.repeats", 4, "latency.repeats: Input should be greater than or equal to 5 (found 4)"),
         ("selection.constraints", {"perplexity": {}}, "needs at_most, at_least or both"),
         ("selection.constraints", {"perplexty": {"at_most": 1}}, "selection.constraints.perplexty"),
+        ("selection.concurrency", 3, "selection.concurrency: 3 is none of serving.concurrency: [1, 4]"),
+        ("selection.objective.metric", "served_ttft_second_p50", "did you mean served_ttft_seconds_p50?"),
+        ("serving.requests", 5, "serving.requests: Input should be greater than or equal to 6 (found 5)"),
+        ("serving.slo.ttft", 1, "serving.slo.ttft: unknown key"),
         ("corpus.max_overlap", float("nan"), "corpus.max_overlap"),
     ],
 )

@@ -2,15 +2,39 @@
 
 import pytest
 
+from evals.load import Exchange, Slo, summarize
 from evals.perplexity import Perplexity
 from evals.statistics import Estimate
-from pipeline.params import Bound, Objective, SelectionParams
-from pipeline.records import Gate, Latency, Quality, Spread, Tasks
+from pipeline.params import METRICS, Bound, Objective, SelectionParams
+from pipeline.records import Gate, Latency, Quality, Served, Tasks
+from pipeline.report import table
 from pipeline.stages import selection
 from pipeline.stages.selection import Measured, gate
 
+STREAMS = 2
 
-def measured(name: str, *, ratio: float, size: int, decode: float, reach: float = 0.0) -> Measured:
+
+def served(rate: float) -> Served:
+    """Two levels, of one stream and of two, at so many tokens/s in all, TTFT being half of each answer's time."""
+    levels = []
+    for streams in (1, STREAMS):
+        wait = 2 * streams / rate
+        exchanges = [
+            Exchange(
+                start_seconds=number * wait, chunk_seconds=(number * wait + wait / 2, number * wait + wait),
+                end_seconds=number * wait + wait, prompt_tokens=1, completion_tokens=2,
+            )
+            for number in range(6) for _ in range(streams)
+        ]  # fmt: skip
+        slo = Slo(ttft_seconds=1, tpot_seconds=1)
+        levels.append(summarize(exchanges, concurrency=streams, slo=slo))
+    return Served(
+        runtime="r", slots=STREAMS, context_tokens=64, prompt_tokens=1, output_tokens=2, load_seconds=3,
+        peak_rss_bytes=5, levels=tuple(levels),
+    )  # fmt: skip
+
+
+def measured(name: str, *, ratio: float, size: int, rate: float, reach: float = 0.0) -> Measured:
     """An artifact whose perplexity ratio has an interval of `reach` to both sides, from 64 windows."""
     perplexity = Perplexity(
         tokens=100,
@@ -20,20 +44,21 @@ def measured(name: str, *, ratio: float, size: int, decode: float, reach: float 
     )
     interval = Estimate(value=ratio, standard_error=reach / 2, low=ratio - reach, high=ratio + reach)
     quality = Quality(name=name, artifact="d", windows=64, perplexity=perplexity, perplexity_ratio=interval, bytes=size)
-    spread = Spread(median=decode, minimum=decode, maximum=decode)
-    return quality, Latency(name=name, artifact="d", decode_tokens_per_second=spread), Tasks(name=name, artifact="d")
+    return quality, Latency(name=name, artifact="d", served=served(rate)), Tasks(name=name, artifact="d")
 
 
-GOOD = measured("good", ratio=1.001, size=800, decode=50)
-FAST = measured("fast", ratio=1.05, size=300, decode=90)
-SLOW = measured("slow", ratio=1.002, size=900, decode=40)
+GOOD = measured("good", ratio=1.001, size=800, rate=50)
+FAST = measured("fast", ratio=1.05, size=300, rate=90)
+SLOW = measured("slow", ratio=1.002, size=900, rate=40)
 GONE = (
     Quality(name="gone", artifact="d", unavailable="no such architecture"),
     Latency(name="gone", artifact="d", unavailable="no such architecture"),
     Tasks(name="gone", artifact="d", unavailable="no such architecture"),
 )
-FASTEST = Objective(metric="decode_tokens_per_second", direction="maximize")
-WITHIN_ONE_PERCENT = SelectionParams(objective=FASTEST, constraints={"perplexity_ratio": Bound(at_most=1.01)})
+FASTEST = Objective(metric="served_output_tokens_per_second", direction="maximize")
+WITHIN_ONE_PERCENT = SelectionParams(
+    concurrency=STREAMS, objective=FASTEST, constraints={"perplexity_ratio": Bound(at_most=1.01)}
+)
 
 
 def test_the_best_by_the_objective_wins_among_those_that_pass() -> None:
@@ -57,7 +82,7 @@ def test_the_best_by_the_objective_wins_among_those_that_pass() -> None:
 
 
 def test_a_value_within_the_limit_does_not_pass_while_its_interval_reaches_beyond() -> None:
-    unsure = measured("unsure", ratio=1.008, size=300, decode=90, reach=0.004)
+    unsure = measured("unsure", ratio=1.008, size=300, rate=90, reach=0.004)
     result = selection.select(WITHIN_ONE_PERCENT, [unsure, GOOD])
     assert result.winner == "good"
     (missed,) = result.ranking[1].missed
@@ -88,20 +113,26 @@ def test_a_figure_without_an_interval_is_held_by_its_value() -> None:
 
 
 def test_without_constraints_the_objective_decides_alone() -> None:
-    assert selection.select(SelectionParams(objective=FASTEST), [GOOD, FAST, SLOW]).winner == "fast"
+    assert (
+        selection.select(SelectionParams(concurrency=STREAMS, objective=FASTEST), [GOOD, FAST, SLOW]).winner == "fast"
+    )
     smallest = Objective(metric="bytes", direction="minimize")
-    assert selection.select(SelectionParams(objective=smallest), [GOOD, FAST, SLOW]).winner == "fast"
+    assert (
+        selection.select(SelectionParams(concurrency=STREAMS, objective=smallest), [GOOD, FAST, SLOW]).winner == "fast"
+    )
 
 
 def test_a_metric_that_was_not_measured_passes_no_gate() -> None:
-    wanted = SelectionParams(objective=FASTEST, constraints={"load_seconds": Bound(at_most=1)})
+    wanted = SelectionParams(concurrency=STREAMS, objective=FASTEST, constraints={"load_seconds": Bound(at_most=1)})
     result = selection.select(wanted, [GOOD])
     assert result.winner is None
     assert result.ranking[0].missed[0].verdict == "not measured"
 
 
 def test_the_nearest_miss_is_the_one_that_misses_by_the_smallest_share() -> None:
-    wanted = SelectionParams(objective=FASTEST, constraints={"perplexity_ratio": Bound(at_most=1.0005)})
+    wanted = SelectionParams(
+        concurrency=STREAMS, objective=FASTEST, constraints={"perplexity_ratio": Bound(at_most=1.0005)}
+    )
     message = selection._nearest_miss(selection.select(wanted, [FAST, SLOW, GOOD, GONE]))
     assert "nearest miss is good" in message
     assert "1.001" in message
@@ -109,6 +140,33 @@ def test_the_nearest_miss_is_the_one_that_misses_by_the_smallest_share() -> None
 
 
 def test_nothing_measured_has_no_nearest_miss() -> None:
-    result = selection.select(SelectionParams(objective=FASTEST), [GONE])
+    result = selection.select(SelectionParams(concurrency=STREAMS, objective=FASTEST), [GONE])
     assert result.winner is None
     assert "no artifact was measured" in selection._nearest_miss(result)
+
+
+def test_served_metrics_are_those_of_the_target_concurrency() -> None:
+    at_one = selection.metrics(*GOOD, concurrency=1)
+    at_two = selection.metrics(*GOOD, concurrency=STREAMS)
+    for found, streams in ((at_one, 1), (at_two, STREAMS)):
+        values = {name: one.value for name, one in found.items() if one is not None}
+        assert values["served_output_tokens_per_second"] == pytest.approx(50)
+        assert values["served_requests_per_second"] == pytest.approx(25)
+        assert values["served_ttft_seconds_p50"] == pytest.approx(streams / 50)
+        assert values["served_end_to_end_seconds_p50"] == pytest.approx(2 * streams / 50)
+        assert values["served_goodput_requests_per_second"] == pytest.approx(25)
+        assert (values["served_load_seconds"], values["served_peak_rss_bytes"]) == (3, 5)
+    assert at_one["served_ttft_seconds_p99"] is None, "of a handful of requests"
+    assert set(at_one) >= set(METRICS), "all that params.yaml may name"
+
+
+def test_a_gate_on_a_served_metric_counts_requests() -> None:
+    bound = Bound(at_least=24.5)
+    wanted = SelectionParams(
+        concurrency=STREAMS, objective=FASTEST, constraints={"served_goodput_requests_per_second": bound}
+    )
+    result = selection.select(wanted, [GOOD])
+    (missed,) = result.ranking[0].missed
+    assert missed.verdict == "not enough data"
+    assert missed.more is not None
+    assert f"{missed.more:,} more requests" in table.missed(missed)

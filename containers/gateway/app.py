@@ -211,7 +211,7 @@ def _errors(app: FastAPI) -> None:
         failure = api_error(error)
         return JSONResponse(failure.body, failure.status, failure.headers)
 
-    for kind in (ApiError, EngineError, UnsupportedError, TimeoutError, Exception):
+    for kind in (ApiError, EngineError, UnsupportedError, TimeoutError):
         app.add_exception_handler(kind, failed)
 
     @app.exception_handler(HTTPException)

@@ -1,12 +1,14 @@
 """What every request goes through first: an id, a key, a rate, a size; and what is noted of it afterwards."""
 
 import time
+import traceback
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from containers.gateway.api import api_error
 from containers.gateway.errors import ApiError
 from containers.gateway.keys import Keys, Rates
 from containers.gateway.metrics import Metrics
@@ -42,11 +44,12 @@ class Front:
         headers, began = Headers(scope=scope), time.perf_counter()
         state = scope.setdefault("state", {})
         state["request_id"] = _request_id(headers.get("x-request-id"))
-        status = 500
+        status, started = 500, False
 
         async def noting(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
+                started = True
                 status = message["status"]
                 MutableHeaders(scope=message)["x-request-id"] = state["request_id"]
             await send(message)
@@ -57,6 +60,11 @@ class Front:
             await self._app(scope, self._limited(receive), noting)
         except ApiError as error:
             await JSONResponse(error.body, error.status, error.headers)(scope, receive, noting)
+        except Exception as error:
+            self._log("internal_error", request_id=state["request_id"], error=traceback.format_exc())
+            if not started:
+                failure = api_error(error)
+                await JSONResponse(failure.body, failure.status)(scope, receive, noting)
         finally:
             status = state.get("status", status)
             self._note(scope, status, owner, time.perf_counter() - began)

@@ -47,9 +47,9 @@ class Reply(Response):
             failure = api_error(error)
             if self._started:
                 await send({"type": "http.response.body", "body": shapes.event(failure.body) + shapes.DONE})
-            else:
+            elif failure.status != 500:
                 await JSONResponse(failure.body, failure.status, failure.headers)(scope, receive, send)
-            if failure.status == 500:
+            if failure.status == 500:  # a fault of our own, which the log wants to know
                 raise
         finally:
             for task in (work, gone):

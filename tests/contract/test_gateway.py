@@ -294,6 +294,22 @@ def test_an_answer_that_fails_before_its_first_token_is_no_200(tmp_path: Path) -
         assert complete(served, stream=True).status_code == 503
 
 
+@pytest.mark.parametrize("route", ["/v1/completions", "/tokenize"])
+def test_a_fault_of_the_servers_own_is_logged_with_the_requests_id(
+    served: Served, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("a fault")
+
+    monkeypatch.setattr(served.engine, "tokenize", broken)
+    response = served.http.post(route, json=ASK)
+    assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
+    assert "a fault" not in response.text
+    (noted,) = (event for event in served.events if event["event"] == "internal_error")
+    assert noted["request_id"] == response.headers["x-request-id"]
+    assert "a fault" in noted["error"]
+
+
 def test_metrics_count_what_happened(served: Served) -> None:
     complete(served, max_tokens=50)
     complete(served, model="other")

@@ -71,7 +71,7 @@ class _Bound:
 
 
 class Cache:
-    """`rows` sequences of at most `capacity` tokens, float32. Memory is taken from the system as tokens come.
+    """`rows` sequences of at most `capacity` tokens, in float32, allocated whole.
 
     The caller knows how long each row is; what lies beyond that is overwritten, so going back costs nothing.
     """

@@ -27,7 +27,8 @@ def peak_family_rss_bytes(pid: int) -> int:
     statuses = {}
     for folder in PROC.glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-            statuses[int(folder.name)] = _status(folder.name)
+            if "VmHWM" in (status := _status(folder.name)):  # neither the kernel's own nor waiting to be buried
+                statuses[int(folder.name)] = status
     family = {pid}
     while more := {one for one, text in statuses.items() if _number(text, "PPid") in family} - family:
         family |= more

@@ -90,4 +90,4 @@ def _wait(kind: str, quantile: str) -> Callable[[Level], str]:
 
 
 def _three(value: float) -> str:
-    return f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:#.3g}" if value < 999.5 else f"{value:,.0f}"

@@ -16,14 +16,12 @@ from evals.scoring import score
 from evals.windows import Windows
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.gguf.recipe import Gguf
-from pipeline.errors import RequirementError
 from pipeline.images import checks
 from pipeline.images.checks import Client
-from pipeline.records import FILE, Artifact, File
-from pipeline.toolchains import llama_cpp
+from pipeline.records import FILE
+from tests import demo
 from tests.gateways import KEY, process
 
-DEMO = Path(__file__).parents[2] / "models" / "demo"
 TOKENS = 64
 
 
@@ -39,36 +37,20 @@ class Built:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    try:
-        llama_cpp()
-    except RequirementError as error:
-        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("built")
     text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    ids = np.array(hf_tokenizer.load(DEMO).encode(text, add_special_tokens=False), np.int32)
+    ids = np.array(hf_tokenizer.load(demo.CHECKPOINT).encode(text, add_special_tokens=False), np.int32)
     rows = ids[: 6 * (TOKENS - 1)].reshape(6, TOKENS - 1)
     windows = Windows(
         ids=np.column_stack([np.ones(6, np.int32), rows]),
         document=np.arange(6, dtype=np.int32),
         utf8_bytes=np.full(6, 4 * TOKENS, np.int64),
     )
-    q4 = _artifact(folder, Gguf(backend="gguf", quantization="Q4_K_M", imatrix=False))
-    q2 = _artifact(folder, Gguf(backend="gguf", quantization="Q2_K", imatrix=False))
+    q4 = demo.gguf(folder, Gguf(backend="gguf", quantization="Q4_K_M", imatrix=False))
+    q2 = demo.gguf(folder, Gguf(backend="gguf", quantization="Q2_K", imatrix=False))
     with Gguf(backend="gguf", quantization="Q4_K_M").open(q4, 2) as runner:
         measured = perplexity.summarize(score(runner, windows), windows)
     return Built(q4=q4, q2=q2, windows=windows, perplexity=measured)
-
-
-def _artifact(folder: Path, recipe: Gguf) -> Path:
-    out = folder / recipe.quantization.lower()
-    out.mkdir()
-    recipe.build(DEMO, folder, out)
-    size = (out / recipe.file_name).stat().st_size
-    files = (File(path=recipe.file_name, bytes=size, sha256="0" * 64),)
-    Artifact(
-        name="demo", recipe=recipe.model_dump(), checkpoint="c", calibration="e", files=files, digest="a" * 64
-    ).save(out / FILE)
-    return out
 
 
 @pytest.fixture

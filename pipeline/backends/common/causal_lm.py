@@ -14,11 +14,12 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from evals.head import Hidden, Shape, shaped
 from evals.runner import Ids, Logits, Prompt
+from pipeline.backends.common.attention import sdpa
 from pipeline.errors import MeasurementError
 
 BLOCK_BYTES = 128 * 2**20
@@ -36,6 +37,8 @@ MASKED_LAYERS = {"full_attention", "sliding_attention"}
 
 HEAD_COLUMNS = 8192
 """Rows of the head's weight, one a token of the vocabulary, that are widened to float32 at once."""
+
+AttentionInterface.register("sdpa", sdpa)
 
 
 class ScoringHead(torch.nn.Module):

@@ -49,7 +49,7 @@ class Started(NamedTuple):
     artifact: Path
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run(asyncio.wait_for(work, 60))
+        return self.loop.run(asyncio.wait_for(work, 120))
 
     def ids(self, text: str) -> list[int]:
         return self.run(self.engine.tokenize(text, add_special=True))

@@ -18,7 +18,7 @@ from evals.load_client import LoadError, closed_loop
 from tests.fakes import FakeEngine
 from tests.gateways import KEY, gateway
 
-DELAY = 0.03
+DELAY = 0.05
 PROMPTS = [[number, 2, 3] for number in range(8)]
 
 
@@ -43,10 +43,10 @@ def test_times_and_counts_are_those_of_the_engine(tmp_path: Path) -> None:
     assert sorted(map(tuple, engine.prompts[-len(PROMPTS) :])) == sorted(map(tuple, PROMPTS)), "after the warm-up"
     # Never early, and late by what a busy machine costs: the middle request says little of that.
     assert all(one.ttft_seconds >= DELAY for one in exchanges)
-    assert median(one.ttft_seconds for one in exchanges) < 2 * DELAY
+    assert median(one.ttft_seconds for one in exchanges) < 3 * DELAY
     gaps = [gap for one in exchanges for gap in one.itl_seconds or ()]
     assert len(gaps) == 4 * len(PROMPTS)
-    assert DELAY * 0.9 < median(gaps) < 1.5 * DELAY
+    assert DELAY * 0.9 < median(gaps) < 2 * DELAY
     assert all(one.end_to_end_seconds >= 5 * DELAY for one in exchanges)
     assert max(one.end_seconds for one in exchanges) <= took
 

@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 
 from containers.gateway.process import GatewayProcess, gateway
 from evals import memory
+from evals.load import Exchange
 from evals.load_client import LoadError, closed_loop
 from pipeline import paths
 from pipeline.errors import MeasurementError, RequirementError
@@ -69,25 +70,26 @@ def server(built: Path) -> Iterator[GatewayProcess]:
 
 def counters(server: GatewayProcess) -> dict[str, float]:
     text = server.get("/metrics").decode()
-    return {name: float(value) for name, value in re.findall(r"^(assay_\w+_tokens_total) (\S+)$", text, re.MULTILINE)}
+    return {name: float(value) for name, value in re.findall(r"^(assay_\w+) (\S+)$", text, re.MULTILINE)}
 
 
-def drive(server: GatewayProcess, prompts: list[list[int]], output_tokens: int = OUTPUT_TOKENS) -> int:
-    """Put a short load on it; return the completion tokens."""
-    exchanges = closed_loop(
-        server.url, server.model, warmup=[], prompts=prompts, output_tokens=output_tokens, concurrency=2
-    )
-    return sum(one.completion_tokens for one in exchanges)
+def drive(server: GatewayProcess, prompts: list[list[int]], output_tokens: int = OUTPUT_TOKENS) -> Sequence[Exchange]:
+    """Put a short load on it."""
+    return closed_loop(server.url, server.model, warmup=[], prompts=prompts, output_tokens=output_tokens, concurrency=2)
 
 
-def test_the_client_counts_the_tokens_that_the_server_counts(server: GatewayProcess) -> None:
+def test_the_client_sees_what_the_server_counts_and_times(server: GatewayProcess) -> None:
     prompts = [[1, 300 + number, 17, 42] for number in range(10)]
     before = counters(server)
-    made = drive(server, prompts)
+    exchanges = drive(server, prompts)
     after = counters(server)
-    assert made == 10 * OUTPUT_TOKENS
-    assert after["assay_generated_tokens_total"] - before["assay_generated_tokens_total"] == made
-    assert after["assay_prompt_tokens_total"] - before["assay_prompt_tokens_total"] == 10 * 4
+    grown = {name: value - before[name] for name, value in after.items()}
+    assert sum(one.completion_tokens for one in exchanges) == grown["assay_generated_tokens_total"] == 10 * 8
+    assert sum(one.prompt_tokens for one in exchanges) == grown["assay_prompt_tokens_total"] == 10 * 4
+    for kind in ("ttft", "end_to_end"):
+        ours = sum(getattr(one, f"{kind}_seconds") for one in exchanges)
+        theirs = grown[f"assay_{kind}_seconds_sum"]
+        assert theirs < ours < theirs + 10 * 0.5, "no client has a token before its server, nor long after"
 
 
 def test_a_gateway_tells_what_it_is_and_what_it_holds(server: GatewayProcess) -> None:

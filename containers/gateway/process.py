@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from containers.engines.child import die_with_parent
+from containers.gateway.settings import Settings
 from pipeline.errors import MeasurementError
 
 HOST = "127.0.0.1"
@@ -117,7 +118,9 @@ def gateway(artifact: Path, *, threads: int, slots: int, flags: tuple[str, ...] 
     sizes = ("--threads", str(threads), "--slots", str(slots))
     command = [sys.executable, "-m", "containers.gateway", "--artifact", str(artifact), *sizes, *flags]
     # What sets up a container from outside is not meant for this one.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ASSAY_", "AIP_"))}
+    theirs = {f"ASSAY_{name.upper()}" for name in Settings.model_fields}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIP_")}
+    environment = {name: value for name, value in environment.items() if name not in theirs}
     began = perf_counter()
     process = subprocess.Popen(
         [*command, "--auth", "none", "--host", HOST, "--port", "0"],

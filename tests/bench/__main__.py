@@ -5,6 +5,8 @@ python -m tests.bench flow         the demo against the same work by hand; an un
 python -m tests.bench scoring      tokens per second of scoring against llama-perplexity, transformers, genai
 python -m tests.bench tasks        multiple choice against lm-eval's own `hf` model
 python -m tests.bench vocabulary   peak memory of scoring with a vocabulary of 150,000 tokens
+python -m tests.bench gateway      the gateway against bare llama-server, at 1 and 8 streams; time until ready
+python -m tests.bench overload     a minute of four times as many requests as can be answered
 python -m tests.bench engines      output tokens per second of the engines that serve, of one stream and of several
 python -m tests.bench memory       peak memory of each conversion on checkpoints of random weights
 """
@@ -18,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.flow import flow
+from tests.bench.gateway import gateway, overload
 from tests.bench.memory import memory
 from tests.bench.scoring import scoring, vocabulary
 from tests.bench.serving import engines
@@ -25,7 +28,8 @@ from tests.bench.tasks import tasks
 from tests.bench.workspace import Row
 
 BENCHMARKS = {
-    "flow": flow, "scoring": scoring, "tasks": tasks, "vocabulary": vocabulary, "engines": engines, "memory": memory,
+    "flow": flow, "scoring": scoring, "tasks": tasks, "vocabulary": vocabulary, "gateway": gateway,
+    "overload": overload, "engines": engines, "memory": memory,
 }  # fmt: skip
 
 

@@ -191,7 +191,6 @@ class LlamaCppEngine:
         except aiohttp.ClientError as error:
             raise EngineError(await self._why(error)) from error
 
-
     async def _why(self, error: aiohttp.ClientError) -> str:
         """Say what broke a connection: most often the server's end, which is known a moment later."""
         try:

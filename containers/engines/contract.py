@@ -36,6 +36,9 @@ class Sampling:
     """A JSON schema that the text must follow; engines without `Facts.schemas` refuse it."""
 
 
+UNTOLD = -1
+
+
 class Candidate(NamedTuple):
     """One token that could have come at a place."""
 
@@ -49,6 +52,7 @@ class Token(NamedTuple):
     """One token that came."""
 
     id: int
+    """UNTOLD for an answer's last tokens if they leave a character incomplete and the runtime does not tell them."""
     text: str
     """What the client may see now; empty while bytes of a character are missing, which then come with a later token."""
     logprob: float | None = None

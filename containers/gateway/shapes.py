@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from containers.engines.contract import Token
+from containers.engines.contract import UNTOLD, Token
 
 DONE = b"data: [DONE]\n\n"
 
@@ -57,7 +57,7 @@ def token_ids(tokens: Sequence[Token]) -> list[int | None]:
     """List ids; None for those that the runtime did not tell, of parts of a character."""
     ids: list[int | None] = []
     for token in tokens:
-        ids += [None] * (token.tokens - 1) + [token.id]
+        ids += [None] * (token.tokens - 1) + [None if token.id == UNTOLD else token.id]
     return ids
 
 

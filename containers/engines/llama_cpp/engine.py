@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 
 from containers.engines.child import Child
-from containers.engines.contract import Candidate, EngineError, Facts, Sampling, Token, UnsupportedError
+from containers.engines.contract import UNTOLD, Candidate, EngineError, Facts, Sampling, Token, UnsupportedError
 from containers.engines.python import PythonEngine
 from pipeline import toolchains
 
@@ -88,13 +88,17 @@ class LlamaCppEngine:
         """See Engine.generate.
 
         llama-server tells of no token that leaves a character incomplete: the next one then stands for both. A token
-        without text is kept until the next event says whether it was end-of-sequence.
+        without text is kept until the next event says whether it was end-of-sequence. Where the answer ends before the
+        character does, only the last event's count tells of its tokens.
         """
         known, kept = 0, None
         async for event in self._events(_request(prompt, sampling)):
             if event["stop"]:
-                if kept is not None and event["stop_type"] != "eos":
+                untold, ended = event["tokens_predicted"] - known, event["stop_type"] == "eos"
+                if kept is not None and (untold or not ended):
                     yield kept
+                if untold > ended:
+                    yield Token(UNTOLD, "", tokens=untold - ended)
                 return
             if kept is not None:
                 yield kept

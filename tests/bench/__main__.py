@@ -7,6 +7,7 @@ python -m tests.bench tasks        multiple choice against lm-eval's own `hf` mo
 python -m tests.bench vocabulary   peak memory of scoring with a vocabulary of 150,000 tokens
 python -m tests.bench gateway      the gateway against bare llama-server, at 1 and 8 streams; time until ready
 python -m tests.bench overload     a minute of four times as many requests as can be answered
+python -m tests.bench shipping     what a release sends after a change of code, and after none
 python -m tests.bench engines      output tokens per second of the engines that serve, of one stream and of several
 python -m tests.bench memory       peak memory of each conversion on checkpoints of random weights
 """
@@ -24,12 +25,13 @@ from tests.bench.gateway import gateway, overload
 from tests.bench.memory import memory
 from tests.bench.scoring import scoring, vocabulary
 from tests.bench.serving import engines
+from tests.bench.shipping import shipping
 from tests.bench.tasks import tasks
 from tests.bench.workspace import Row
 
 BENCHMARKS = {
     "flow": flow, "scoring": scoring, "tasks": tasks, "vocabulary": vocabulary, "gateway": gateway,
-    "overload": overload, "engines": engines, "memory": memory,
+    "overload": overload, "shipping": shipping, "engines": engines, "memory": memory,
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ class TransformersModel:
         self.slots = TransformersSlots(runner, slots)
         self.text = Text(artifact)
         self.piece = self.text.piece
-        ends = _ids(model.generation_config.eos_token_id)
+        ends = _ids(model.generation_config.eos_token_id) or _ids(self.text.eos_id)
         self.eos_ids = frozenset(ends)
         self.facts = Facts(
             runtime=_runtime(model, runner),

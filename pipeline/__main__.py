@@ -2,13 +2,14 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import paths
-from pipeline.errors import AssayError, ParamsError, StorageError
+from pipeline.errors import AssayError, ParamsError, RegistryError, StorageError
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -24,8 +25,12 @@ NOUNS = {
     "tasks": "let one artifact answer the tasks",
     "latency": "time one artifact",
     "selection": "rank the artifacts and pick the winner",
+    "engine": "build the image that the winner runs on, or find it",
+    "image": "put the winner, the gateway and the evidence into an image",
+    "verification": "start the image and hold it against what was measured",
 }
 NAMED = ("artifact", "quality", "tasks", "latency")
+STRICT = ("engine", "image")
 SHIPPING = ("release", "promote", "rollback", "export")
 
 
@@ -60,6 +65,10 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(noun, help=about, description=about)
         if noun in NAMED:
             command.add_argument("name", help="a key of artifacts in params.yaml")
+        if noun in STRICT:
+            about = "fail where no image can be built, instead of noting why; ASSAY_STRICT=1 says the same"
+            command.add_argument("--strict", action="store_true", help=about)
+    _add_images(commands)
     _add_shipping(commands)
     about = "serve an artifact as its image would; further flags: `python -m containers.gateway --help`"
     command = commands.add_parser("serve", help=about, description=about)
@@ -68,6 +77,35 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("ranking", help="print the ranking of the last run")
     commands.add_parser("toolchain", help="build llama.cpp and its bindings, once for this machine")
     return parser
+
+
+def _add_images(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add what keeps the pins of images up to date."""
+    about = "keep up to date what images are built on"
+    jobs = commands.add_parser("images", help=about, description=about).add_subparsers(
+        dest="job", required=True, metavar="JOB"
+    )
+    for name, about in (
+        ("pin", "look the base images' digests up in their registries and write them to containers/images.toml"),
+        ("lock", "write containers/*/requirements.txt again, with the versions of constraints.txt and wheels' hashes"),
+    ):
+        jobs.add_parser(name, help=about, description=about)
+
+
+def _images(job: str) -> None:
+    """Run `images pin` or `images lock`."""
+    from pipeline.images import lookup, wheels
+
+    if job == "lock":
+        for path in wheels.locked():
+            print(f"{path}: {wheels.lock(path)} packages")
+        return
+    found, failed = lookup.pin()
+    for image, digest in found.items():
+        print(f"{image} is {digest}")
+    if failed:
+        reasons = "\n".join(f"  {image}: {reason}" for image, reason in failed.items())
+        raise RegistryError(f"images without a new digest:\n{reasons}")
 
 
 def _add_shipping(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -122,6 +160,11 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
         serve(options.name, rest)
         return
+    if command == "images":
+        _images(options.job)
+        return
+    if getattr(options, "strict", False):
+        os.environ["ASSAY_STRICT"] = "1"
     if command in SHIPPING:
         _ship(options)
         return
@@ -158,6 +201,7 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> None:
 def _announce(params: "Params", what: str) -> None:
     """Tell which stage this is and how far the flow has come, counting the outputs that are there."""
     singles = [paths.CHECKPOINT / "assay.json", paths.CORPUS, paths.REFERENCE, paths.ANSWERS, paths.SELECTION]
+    singles += [paths.ENGINE, paths.IMAGE, paths.VERIFICATION]
     places = (paths.artifact, paths.quality, paths.tasks, paths.latency)
     each = [place(name) for place in places for name in params.artifacts]
     outputs = singles + each

@@ -170,6 +170,12 @@ class Layout:
         """Store a JSON object in canonical form."""
         return self.add(canonical_json(value).encode(), media_type)
 
+    def add_file(self, path: Path, media_type: str) -> Descriptor:
+        """Move a file in, which must lie on the layout's file system."""
+        found = Descriptor(media_type=media_type, digest=digest_file(path), size=path.stat().st_size)
+        path.replace(self.path(found.digest))
+        return found
+
     def add_layer(self, entries: Iterable[Entry], annotations: Mapping[str, str] | None = None) -> Descriptor:
         """Store files as one uncompressed layer; its digest is its diff id, too.
 
@@ -244,6 +250,11 @@ def write_tar(stream: Writable, entries: Iterable[Entry]) -> None:
                 with entry.content.open("rb") as source:
                     info.size = os.fstat(source.fileno()).st_size
                     tar.addfile(info, source)
+
+
+def base_annotations(name: str, digest: str) -> dict[str, str]:
+    """Name the image that another one is built on, as image-spec's annotations.md does."""
+    return {"org.opencontainers.image.base.name": name, "org.opencontainers.image.base.digest": digest}
 
 
 def digest(data: bytes) -> str:

@@ -156,6 +156,22 @@ class SelectionParams(Record):
     """Streams at which the served metrics count: one of serving.concurrency."""
 
 
+class ImageParams(Record):
+    """The image that serves the winner."""
+
+    name: str = Field(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$")
+    """Of the repository in a registry."""
+    version: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
+    """The commit is put behind it."""
+    base: str | None = None
+    """A base image by REPOSITORY[:TAG][@DIGEST]; `debootstrap` makes one of Debian packages; None is that of
+    containers/images.toml, and Debian packages while it has no digest. ASSAY_BASE in the environment wins."""
+    source: str | None = None
+    """URL of the code, for the annotation."""
+    licenses: str | None = None
+    """SPDX expression of everything in the image, the checkpoint's licence first of all."""
+
+
 class Params(Record):
     """All of params.yaml."""
 
@@ -169,6 +185,7 @@ class Params(Record):
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of every runtime; None is every core this process may use."""
     selection: SelectionParams
+    image: ImageParams
 
     @model_validator(mode="after")
     def _measured(self) -> "Params":
@@ -208,7 +225,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
 def _known_keys() -> set[str]:
     """Every key that some part of params.yaml knows."""
     models: list[type[BaseModel]] = [Params, CheckpointParams, TextParams, CorpusParams, GreedyParams, LatencyParams]
-    models += [ServingParams, SloParams, TasksParams, SelectionParams, Objective, Bound]
+    models += [ServingParams, SloParams, TasksParams, SelectionParams, ImageParams, Objective, Bound]
     models += get_args(get_args(AnyRecipe)[0])
     return {key for model in models for key in model.model_fields}
 

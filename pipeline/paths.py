@@ -5,6 +5,8 @@ from pathlib import Path
 MACHINE = Path("inputs/machine.json")
 CHECKPOINT_SOURCE = Path("inputs/checkpoint.json")
 TEXT_SOURCES = Path("inputs/texts.json")
+REVISION = Path("inputs/revision.json")
+BUILDERS = Path("inputs/builders.json")
 
 CHECKPOINT = Path("checkpoint")
 CORPUS = Path("corpus")

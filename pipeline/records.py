@@ -406,6 +406,26 @@ class Selection(Record):
     pareto_front: tuple[str, ...]
 
 
+class Revision(Record):
+    """The state of the code that goes into an image, not of the repository around it."""
+
+    commit: str | None
+    """The last commit that touched it; None outside of a git repository."""
+    dirty: bool
+    """It has changes that are not committed."""
+
+
+class Builders(Record):
+    """What an image is built and started with here: a change brings images that could not be built before."""
+
+    builder: str | None
+    container: str | None
+    base: str | None
+    """ASSAY_BASE."""
+    debootstrap: bool
+    strict: bool
+
+
 class Engine(Record):
     """The engine's image: base, runtime and Python packages, but no weights; or the reason why there is none."""
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
@@ -91,8 +92,17 @@ class LlamaCpp:
 
 
 def llama_cpp() -> LlamaCpp:
-    """Find the built toolchain. Raises RequirementError when it has not been built."""
+    """Find the built toolchain. Raises RequirementError when it has not been built.
+
+    ASSAY_LLAMA_CPP names the root of one that was built elsewhere from the same source, as in a serving image: its
+    programs and libraries are taken as they are.
+    """
     pin = read_pin(LLAMA_CPP_PIN)
+    if (prebuilt := os.environ.get("ASSAY_LLAMA_CPP")) is not None:
+        given = LlamaCpp(root=Path(prebuilt), version=pin.version)
+        if not (given.bin / "libllama.so").exists():
+            raise RequirementError(f"ASSAY_LLAMA_CPP: {prebuilt} holds no bin/libllama.so")
+        return given
     found = LlamaCpp(root=_folder() / f"llama.cpp-{_key(pin)}", version=pin.version)
     if not _complete(found):
         raise RequirementError(f"llama.cpp {pin.version} is not built for this machine; run `make setup`")
@@ -149,6 +159,12 @@ def bindings() -> Any:
     except ImportError as error:
         raise RequirementError(f"the llama.cpp bindings cannot be imported ({error}); run `make setup`") from error
     return module
+
+
+def fetch_source(to: Path) -> None:
+    """Put the pinned source distribution at a path, its digest checked."""
+    with TemporaryDirectory(dir=to.parent) as scratch:
+        _download(read_pin(LLAMA_CPP_PIN), Path(scratch)).replace(to)
 
 
 def read_pin(path: Path) -> Pin:

@@ -10,14 +10,17 @@ from pathlib import Path
 from pipeline import digests, machine, paths, progress
 from pipeline.checkpoints import layout
 from pipeline.errors import ParamsError
+from pipeline.images import state
 from pipeline.params import Params
 from pipeline.records import File, Source, Sources
 from pipeline.texts import read
 
 
 def inputs(params: Params) -> None:
-    """Write inputs/machine.json, inputs/checkpoint.json and inputs/texts.json."""
+    """Write machine.json, checkpoint.json, texts.json, revision.json and builders.json in inputs/."""
     machine.fingerprint().save(paths.MACHINE)
+    state.revision().save(paths.REVISION)
+    state.here().save(paths.BUILDERS)
     _checkpoint(params.checkpoint.source).save(paths.CHECKPOINT_SOURCE)
     calibration, evaluation = (_text(text.source) for text in (params.corpus.calibration, params.corpus.evaluation))
     Sources(calibration=calibration, evaluation=evaluation).save(paths.TEXT_SOURCES)

@@ -29,6 +29,9 @@ def library() -> Any:
     callback = module.llama_log_callback(_log)
     _kept.append(callback)
     module.llama_log_set(callback, ctypes.c_void_p(0))
+    folder = toolchains.llama_cpp().bin
+    if any(folder.glob("libggml-cpu-*.so")):  # built for any CPU: the libraries for this one are loaded by name
+        ctypes.CDLL(str(folder / "libggml.so")).ggml_backend_load_all_from_path(str(folder).encode())
     module.llama_backend_init()
     return module
 

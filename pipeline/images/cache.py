@@ -1,0 +1,35 @@
+"""What is made once for this machine and found again by what it was made of: bases, wheels, engine images."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def root() -> Path:
+    """Return the folder that holds all of it; everything in it can be deleted at any time between builds."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "assay" / "images"
+
+
+def folder(name: str, fill: Callable[[Path], None]) -> Path:
+    """Return a folder, calling `fill` with an empty one if it is not there yet; a second process waits for the first.
+
+    It is filled under another name and renamed at the end, so an interrupted build is never taken for a finished one.
+    `name` ends in the digest of everything that shapes the content.
+    """
+    root().mkdir(parents=True, exist_ok=True)
+    target, partial = root() / name, root() / f"{name}.partial"
+    with (root() / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if target.exists():
+            return target
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            fill(partial)
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return target

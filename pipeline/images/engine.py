@@ -1,0 +1,85 @@
+"""The engine's image: base, runtime and packages. Built once for what it is made of, and found again."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline import digests, oci, toolchains
+from pipeline.images import builders, cache, wheels
+from pipeline.images.bases import Base, Bases
+from pipeline.images.manifest import ROOT
+from pipeline.records import FILE, Engine
+
+ENGINES = {"gguf": "llama_cpp", "onnx": "onnxruntime", "gptq": "transformers", "awq": "transformers"}
+"""Which engine serves a backend's artifacts."""
+
+LAYOUT = 1
+"""Raise when the same files are built into another image."""
+
+
+def build(name: str, bases: Bases) -> Path:
+    """Return a folder with `layout/` and the record; built now if nothing like it was built before.
+
+    Raises RequirementError without a builder or a base, BuildError when a build fails.
+    """
+    builder = builders.find()
+    inputs = _inputs(name, bases)
+
+    def fill(folder: Path) -> None:
+        with TemporaryDirectory(dir=folder) as scratch:
+            context = Path(scratch) / "context"
+            _context(name, context)
+            builder.build(context, bases, Path(scratch) / "built")
+            layout = _tidied(oci.Layout.open(Path(scratch) / "built"), folder / "layout", bases.runtime)
+        Engine(
+            name=name,
+            digest=layout.image.digest,
+            base=bases.runtime.name,
+            base_digest=bases.runtime.digest,
+            builder=f"{builder.name} {builder.version}",
+            inputs=inputs,
+            bytes=sum(layer.size for layer in layout.layers),
+        ).save(folder / FILE)
+
+    return cache.folder(f"engine-{name}-{digests.of_value([LAYOUT, builder.name, inputs])[:16]}", fill)
+
+
+def _inputs(name: str, bases: Bases) -> dict[str, str]:
+    """Name everything that shapes the image, with its digest."""
+    found = {"base": bases.runtime.digest, "build": bases.build.digest}
+    for file in sorted((ROOT / "containers" / name).iterdir()):
+        if file.is_file():
+            found[file.name] = f"sha256:{digests.of_file(file)}"
+    if name == "llama_cpp":
+        found["source"] = f"sha256:{toolchains.read_pin(toolchains.LLAMA_CPP_PIN).sha256}"
+    return found
+
+
+def _context(name: str, context: Path) -> None:
+    """Gather what the Containerfile copies: nothing is downloaded while it is built."""
+    room = ROOT / "containers" / name
+    shutil.copytree(room, context, ignore=shutil.ignore_patterns("__pycache__"))
+    (context / "wheelhouse").mkdir()
+    for requirements in sorted(room.glob("*requirements.txt")):
+        for wheel in wheels.house(requirements).iterdir():
+            shutil.copy2(wheel, context / "wheelhouse" / wheel.name)
+    if name == "llama_cpp":
+        toolchains.fetch_source(context / "source.tar.gz")
+
+
+def _tidied(built: oci.Layout, into: Path, base: Base) -> oci.Layout:
+    """Copy an image, and of its configuration what means something: builders add dates and their own names."""
+    layout = oci.Layout.create(into)
+    for layer in built.layers:
+        layout.take(built, layer)
+    config: Mapping[str, object] = {
+        "architecture": built.config["architecture"],
+        "os": built.config["os"],
+        "config": {"Env": built.config["config"].get("Env", [])},
+        "rootfs": built.config["rootfs"],
+        "history": [{"created_by": f"{base.name} and an engine of Assay"} for _ in built.layers],
+    }
+    plain = [oci.Descriptor(media_type=one.media_type, digest=one.digest, size=one.size) for one in built.layers]
+    layout.finish(config, plain, oci.base_annotations(base.name, base.digest))
+    return layout

@@ -1,0 +1,58 @@
+"""containers/images.toml: base images by tag and digest."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipeline.errors import ParamsError
+from pipeline.records import Record
+
+ROOT = Path(__file__).parents[2]
+"""Of the repository: what goes into an image lies there, as Python packages and as files beside them."""
+
+PATH = ROOT / "containers" / "images.toml"
+
+
+class Pin(Record):
+    """A public image."""
+
+    image: str
+    """Registry, repository and tag."""
+    digest: str | None = None
+    """None until it was looked up."""
+
+
+class Debootstrap(Record):
+    """Debian packages that make up a base image."""
+
+    suite: str
+    runtime: tuple[str, ...]
+    build: tuple[str, ...]
+
+
+class Images(Record):
+    """All of images.toml."""
+
+    runtime: Pin
+    build: Pin
+    debootstrap: Debootstrap
+
+
+def load(path: Path = PATH) -> Images:
+    """Read the file; ParamsError when it is none of ours."""
+    try:
+        return Images.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
+        raise ParamsError(f"{path}: {error}") from error
+
+
+def write_digest(section: str, digest: str, path: Path = PATH) -> None:
+    """Put a digest under a section's image, and leave every other line as it is."""
+    text = path.read_text(encoding="utf-8")
+    pattern = rf'(^\[{section}\][^\[]*?^image = "[^"]+"\n)(digest = "[^"]*"\n)?'
+    changed, count = re.subn(pattern, rf'\g<1>digest = "{digest}"\n', text, flags=re.MULTILINE)
+    if count != 1:
+        raise ParamsError(f"{path}: has no [{section}] with an image")
+    path.write_text(changed, encoding="utf-8")

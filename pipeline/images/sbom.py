@@ -1,0 +1,160 @@
+"""What an image holds, as a CycloneDX 1.6 document: the model with its measurements, and all software around it.
+
+Written as plain JSON: cyclonedx-python-lib 11 has no model cards, which are the point here. Tests hold the result
+against its schema (cyclonedx.org/docs/1.6/json).
+"""
+
+import tarfile
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from evals.statistics import Estimate
+from pipeline import oci, toolchains
+from pipeline.images import wheels
+from pipeline.images.manifest import ROOT
+from pipeline.records import Artifact, Checkpoint, Image, Standing
+
+STATUS = "var/lib/dpkg/status"
+
+
+def bom(
+    image: Image, engine: str, layout: oci.Layout, artifact: Artifact, checkpoint: Checkpoint, standing: Standing
+) -> dict[str, Any]:
+    """Describe an image; equal images give equal documents, so it has no time stamp and a serial number made of it."""
+    assert image.digest is not None
+    subject = {
+        "bom-ref": "image",
+        "type": "container",
+        "name": image.name,
+        "version": image.version,
+        "purl": f"pkg:oci/{image.name.rpartition('/')[2]}@{image.digest.replace(':', '%3A')}",
+        "hashes": [_sha256(image.digest)],
+    }
+    components = [
+        _model(artifact, checkpoint, standing),
+        *_python(engine),
+        *(_debian(package) for package in debian_packages(layout)),
+    ]
+    if engine == "llama_cpp":
+        components.append(_llama_cpp())
+    return {
+        "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, image.digest)}",
+        "version": 1,
+        "metadata": {"component": subject},
+        "components": components,
+        "dependencies": [
+            {"ref": "image", "dependsOn": [one["bom-ref"] for one in components]},
+            *({"ref": one["bom-ref"]} for one in components),
+        ],
+    }
+
+
+def _model(artifact: Artifact, checkpoint: Checkpoint, standing: Standing) -> dict[str, Any]:
+    source = checkpoint.source + (f"@{checkpoint.revision}" if checkpoint.revision else "")
+    metrics = [_metric(name, found) for name, found in standing.metrics.items() if found is not None]
+    return {
+        "bom-ref": "model",
+        "type": "machine-learning-model",
+        "name": artifact.name,
+        "version": artifact.digest,
+        "description": f"{checkpoint.architecture} of {source}, as {artifact.name}",
+        "hashes": [_sha256(artifact.digest)],
+        "modelCard": {
+            "modelParameters": {
+                "task": "text-generation",
+                "architectureFamily": "transformer",
+                "modelArchitecture": checkpoint.architecture,
+            },
+            "quantitativeAnalysis": {"performanceMetrics": metrics},
+        },
+        "pedigree": {
+            "ancestors": [
+                {
+                    "bom-ref": "checkpoint",
+                    "type": "machine-learning-model",
+                    "name": checkpoint.source,
+                    "version": checkpoint.revision or checkpoint.digest,
+                    "hashes": [_sha256(checkpoint.digest)],
+                }
+            ]
+        },
+        "properties": [
+            {"name": f"ai.assay:recipe.{key}", "value": str(value)} for key, value in artifact.recipe.items()
+        ],
+    }
+
+
+def _metric(name: str, found: Estimate) -> dict[str, Any]:
+    metric: dict[str, Any] = {"type": name, "value": f"{found.value:.6g}"}
+    if found.low is not None and found.high is not None:
+        metric["confidenceInterval"] = {"lowerBound": f"{found.low:.6g}", "upperBound": f"{found.high:.6g}"}
+    return metric
+
+
+def _python(engine: str) -> Iterator[dict[str, Any]]:
+    for one in wheels.read(ROOT / "containers" / engine / "requirements.txt"):
+        purl = f"pkg:pypi/{one.name}@{one.version}"
+        yield {
+            "bom-ref": purl,
+            "type": "library",
+            "name": one.name,
+            "version": one.version,
+            "purl": purl,
+            "hashes": [_sha256(one.sha256)],
+        }
+
+
+def _llama_cpp() -> dict[str, Any]:
+    pin = toolchains.read_pin(toolchains.LLAMA_CPP_PIN)
+    purl = f"pkg:pypi/{pin.project}@{pin.version}"
+    return {
+        "bom-ref": purl,
+        "type": "library",
+        "name": pin.project,
+        "version": pin.version,
+        "purl": purl,
+        "hashes": [_sha256(pin.sha256)],
+        "licenses": [{"license": {"id": "MIT"}}],
+        "description": "llama.cpp (llama-server and its libraries) and its Python bindings, built from this source",
+    }
+
+
+def _debian(package: dict[str, str]) -> dict[str, Any]:
+    purl = f"pkg:deb/debian/{package['Package']}@{_quoted(package['Version'])}?arch={package['Architecture']}"
+    return {
+        "bom-ref": purl,
+        "type": "library",
+        "name": package["Package"],
+        "version": package["Version"],
+        "purl": purl,
+    }
+
+
+def debian_packages(layout: oci.Layout) -> list[dict[str, str]]:
+    """List what dpkg installed, by the topmost layer that holds its status; none for an image without dpkg."""
+    for layer in reversed(layout.layers):
+        with tarfile.open(layout.path(layer.digest)) as tar:
+            for member in tar:
+                if member.name.removeprefix("./") == STATUS and (file := tar.extractfile(member)):
+                    return list(_paragraphs(file.read().decode()))
+    return []
+
+
+def _paragraphs(text: str) -> Iterable[dict[str, str]]:
+    for paragraph in text.split("\n\n"):
+        lines = (line.partition(": ") for line in paragraph.splitlines() if not line.startswith(" "))
+        fields = {name: value for name, _, value in lines}
+        if fields.get("Status", "").endswith(" installed"):
+            yield fields
+
+
+def _quoted(version: str) -> str:
+    return version.replace(":", "%3A").replace("+", "%2B")
+
+
+def _sha256(digest: str) -> dict[str, str]:
+    return {"alg": "SHA-256", "content": digest.removeprefix("sha256:")}

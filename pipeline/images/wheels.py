@@ -1,0 +1,98 @@
+"""Python packages of an image: named with their hashes in the repository, downloaded here, installed without a network.
+
+Each `containers/<engine>/requirements.txt` lists everything that is installed, so nothing is resolved at build time. It
+is written by `assay images lock` from its own names and the versions of constraints.txt. Wheels are chosen for the
+image's Python and libc, whatever this machine runs. Which of torch's builds is taken, for the CPU or for CUDA, is
+decided by pip's own configuration, and held fast by the hash.
+"""
+
+import re
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline import digests, processes
+from pipeline.errors import ParamsError
+from pipeline.images import cache
+from pipeline.images.manifest import ROOT
+from pipeline.records import Record
+
+CONSTRAINTS = ROOT / "constraints.txt"
+
+GLIBC = (17, 24, 26, 27, 28, 31, 34, 35, 36)
+"""Second halves of the glibc versions that wheels are built for, up to that of images.toml's bases."""
+
+TARGET = (
+    *("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none"),
+    *(word for minor in GLIBC for word in ("--platform", f"manylinux_2_{minor}_x86_64")),
+    *("--platform", "manylinux2014_x86_64", "--platform", "manylinux2010_x86_64", "--platform", "manylinux1_x86_64"),
+    *("--platform", "linux_x86_64", "--only-binary", ":all:", "--no-deps"),
+)
+
+
+class Requirement(Record):
+    """One line of a requirements file."""
+
+    name: str
+    version: str
+    sha256: str
+    """Of the wheel."""
+
+
+def read(path: Path) -> tuple[Requirement, ...]:
+    """Read a requirements file; every line must have its hash."""
+    found = []
+    for line in _lines(path):
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==(\S+) --hash=sha256:([0-9a-f]{64})", line)
+        if match is None:
+            raise ParamsError(f"{path}: {line!r} is not name==version --hash=sha256:...; run `assay images lock`")
+        found.append(Requirement(name=match[1], version=match[2], sha256=match[3]))
+    return tuple(found)
+
+
+def house(path: Path) -> Path:
+    """Return a folder with the wheels of a requirements file, downloading them if they are not there."""
+
+    def fill(folder: Path) -> None:
+        _download(folder, "--require-hashes", "-r", str(path))
+
+    return cache.folder(f"wheels-{digests.of_file(path)[:16]}", fill)
+
+
+def locked() -> list[Path]:
+    """List all requirements files."""
+    return sorted((ROOT / "containers").glob("*/*requirements.txt"))
+
+
+def lock(path: Path) -> int:
+    """Write a requirements file again: its own names, the versions of constraints.txt, the hashes of those wheels.
+
+    Returns how many they are.
+    """
+    versions = {_normal(name): version for name, _, version in (line.partition("==") for line in _lines(CONSTRAINTS))}
+    names = [re.split(r"[=<> ]", line)[0] for line in _lines(path)]
+    unknown = [name for name in names if _normal(name) not in versions]
+    if unknown:
+        raise ParamsError(f"{path}: constraints.txt has no version of {', '.join(unknown)}")
+    with TemporaryDirectory() as scratch:
+        _download(Path(scratch), *(f"{name}=={versions[_normal(name)]}" for name in names))
+        hashes = {_normal(file.name.split("-")[0]): digests.of_file(file) for file in Path(scratch).iterdir()}
+    comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    lines = [f"{name}=={versions[name]} --hash=sha256:{hashes[name]}" for name in sorted(map(_normal, names))]
+    path.write_text("\n".join([*comments, *lines]) + "\n", encoding="utf-8")
+    return len(lines)
+
+
+def _download(into: Path, *what: str) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(into), *TARGET, *what]
+    processes.run(command, what="download of wheels")
+
+
+def _lines(path: Path) -> list[str]:
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _normal(name: str) -> str:
+    """Write a project's name as PEP 503 compares names."""
+    return re.sub(r"[-_.]+", "-", name).lower()

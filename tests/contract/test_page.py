@@ -1,41 +1,31 @@
 """The chat page in a real Chromium, on the real gateway over an engine that says what the test wants."""
 
-import dataclasses
+import contextlib
 import json
 import os
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-import uvicorn
-from pydantic import SecretStr
 
-from containers.gateway.app import build
-from containers.gateway.evidence import Evidence
-from containers.gateway.settings import Settings
+from evals.statistics import Estimate
 from pipeline.records import FILE, Artifact, File, Quality
 from tests.browser import Browser, browser, executable
 from tests.fakes import FakeEngine
+from tests.gateways import KEY, Served, gateway
 
-KEY = "open-sesame"
 ENTER = ("Enter", 13, "\r")
 MARKUP = ("<img src=x onerror=", "\"document.title='broken into'\">", "<script>document.title='broken into'</script>")
+
+Serve = Callable[..., Served]
 
 pytestmark = pytest.mark.skipif(executable() is None, reason="Chromium is not installed: apt-get install chromium")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Site:
-    """A running gateway."""
-
-    url: str
-    engine: FakeEngine
-
-
 @pytest.fixture(scope="module")
-def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """An artifact, and two records of it."""
     artifact, records = tmp_path_factory.mktemp("artifact"), tmp_path_factory.mktemp("records")
     (artifact / "model.gguf").write_bytes(b"0" * 2048)
     Artifact(
@@ -43,34 +33,17 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
         parameters=4096, bits_per_weight=4.5, bytes=2048, digest="d" * 64,
         files=(File(path="model.gguf", bytes=2048, sha256=""),),
     ).save(artifact / FILE)  # fmt: skip
-    estimate = {"value": 1.0042, "standard_error": 0.001, "low": 1.0021, "high": 1.0063}
-    Quality.model_validate({"name": "it-q4", "artifact": "d" * 64, "perplexity_ratio": estimate}).save(
-        records / "quality.json"
-    )
+    estimate = Estimate(value=1.0042, standard_error=0.001, low=1.0021, high=1.0063)
+    Quality(name="it-q4", artifact="d" * 64, perplexity_ratio=estimate).save(records / "quality.json")
     (records / "image.json").write_text(json.dumps({"version": "1.2.3+g0123456"}))
-    return Evidence(artifact, {name: records / f"{name}.json" for name in ("quality", "image")})
+    return {"artifact": artifact, "evidence": records}
 
 
 @pytest.fixture
-def serve(evidence: Evidence) -> Iterator[Callable[..., Site]]:
+def serve(folders: dict[str, Any], tmp_path: Path) -> Iterator[Serve]:
     """Starts gateways."""
-    running: list[tuple[uvicorn.Server, threading.Thread]] = []
-
-    def start(engine: FakeEngine, port: int = 0, **settings: object) -> Site:
-        given = Settings.model_validate({"api_keys": SecretStr(f"me:{KEY}"), "slots": engine.slots, **settings})
-        app = build(given, engine, evidence, lambda event, **fields: None)
-        server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_config=None))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        running.append((server, thread))
-        until(lambda: server.started and app.state.gateway.supervisor.ready)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        return Site(url=f"http://127.0.0.1:{port}/", engine=engine)
-
-    yield start
-    for server, thread in running:
-        server.should_exit = True
-        thread.join()
+    with contextlib.ExitStack() as stack:
+        yield lambda engine, **changes: stack.enter_context(gateway(tmp_path, engine, **folders, **changes))
 
 
 @pytest.fixture
@@ -89,7 +62,7 @@ def picture(tab: Browser, request: pytest.FixtureRequest) -> Iterator[None]:
         tab.picture(Path(folder) / f"{request.node.name}.png")
 
 
-def test_shows_what_is_served_and_its_evidence(serve: Callable[..., Site], tab: Browser) -> None:
+def test_shows_what_is_served_and_its_evidence(serve: Serve, tab: Browser) -> None:
     enter(tab, serve(FakeEngine(context_tokens=1024)))
     assert tab.run("document.title") == "it-q4"
     shown = tab.run("document.body.innerText")
@@ -103,14 +76,14 @@ def test_shows_what_is_served_and_its_evidence(serve: Callable[..., Site], tab: 
     assert tab.errors == []
 
 
-def test_a_wrong_key_opens_nothing(serve: Callable[..., Site], tab: Browser) -> None:
+def test_a_wrong_key_opens_nothing(serve: Serve, tab: Browser) -> None:
     tab.password = "wrong"
-    tab.open(serve(FakeEngine()).url)
+    tab.open(serve(FakeEngine()).address)
     tab.until("document.body.innerText.includes('invalid_api_key') || document.body.innerText.includes('not known')")
     assert tab.prompts == 2
 
 
-def test_streams_and_keeps_the_conversation(serve: Callable[..., Site], tab: Browser) -> None:
+def test_streams_and_keeps_the_conversation(serve: Serve, tab: Browser) -> None:
     site = serve(FakeEngine(tokens=("One", ", two"), hanging_after=1, context_tokens=1024))
     enter(tab, site)
     site.engine.hanging = True
@@ -133,7 +106,7 @@ def test_streams_and_keeps_the_conversation(serve: Callable[..., Site], tab: Bro
     assert tab.errors == []
 
 
-def test_sends_temperature_and_limit(serve: Callable[..., Site], tab: Browser) -> None:
+def test_sends_temperature_and_limit(serve: Serve, tab: Browser) -> None:
     site = serve(FakeEngine(tokens=("a", "b", "c")))
     enter(tab, site)
     tab.run("document.querySelector('#temperature').value = 0.3; document.querySelector('#limit').value = 2")
@@ -144,7 +117,7 @@ def test_sends_temperature_and_limit(serve: Callable[..., Site], tab: Browser) -
 
 
 @pytest.mark.parametrize("how", ["button", "escape"])
-def test_stop_frees_the_engine_and_keeps_the_text(serve: Callable[..., Site], tab: Browser, how: str) -> None:
+def test_stop_frees_the_engine_and_keeps_the_text(serve: Serve, tab: Browser, how: str) -> None:
     site = serve(FakeEngine(tokens=["word "] * 1000, delay_seconds=0.02, context_tokens=4096))
     enter(tab, site)
     ask(tab, "Talk!")
@@ -153,13 +126,13 @@ def test_stop_frees_the_engine_and_keeps_the_text(serve: Callable[..., Site], ta
         tab.click("#stop")
     else:
         tab.press("Escape", 27)
-    until(lambda: site.engine.cancelled == 1 and site.engine.running == 0)
+    site.wait(lambda: site.engine.cancelled == 1 and site.engine.running == 0)
     idle(tab)
     assert "stopped" in tab.run("document.querySelector('article:last-child').innerText")
     assert tab.run("document.activeElement.id") == "question"
 
 
-def test_markup_of_a_model_stays_text(serve: Callable[..., Site], tab: Browser) -> None:
+def test_markup_of_a_model_stays_text(serve: Serve, tab: Browser) -> None:
     enter(tab, serve(FakeEngine(tokens=MARKUP)))
     ask(tab, "<b>Break in!</b>")
     tab.until("document.querySelectorAll('article').length === 2")
@@ -171,16 +144,17 @@ def test_markup_of_a_model_stays_text(serve: Callable[..., Site], tab: Browser) 
     assert tab.run("document.title") == "it-q4"
 
 
-def test_a_script_from_elsewhere_does_not_run(serve: Callable[..., Site], tab: Browser) -> None:
+def test_a_script_from_elsewhere_does_not_run(serve: Serve, tab: Browser) -> None:
     """Even if text became markup one day, the content policy would hold."""
-    enter(tab, serve(FakeEngine()))
+    site = serve(FakeEngine())
+    enter(tab, site)
     tab.run("document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"window.broken=1\">')")
     tab.run("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.broken=1'}))")
-    until(lambda: tab.run("1") and len(tab.errors) >= 2)
+    site.wait(lambda: tab.run("true") and len(tab.errors) >= 2)
     assert tab.run("window.broken") is None
 
 
-def test_says_when_the_context_is_full(serve: Callable[..., Site], tab: Browser) -> None:
+def test_says_when_the_context_is_full(serve: Serve, tab: Browser) -> None:
     site = serve(FakeEngine(tokens=["x"] * 100, context_tokens=120))
     enter(tab, site)
     ask(tab, "a" * 40)
@@ -198,21 +172,19 @@ def test_says_when_the_context_is_full(serve: Callable[..., Site], tab: Browser)
     assert bytes(site.engine.prompts[-1][1:]).decode() == "user: And now?\nassistant: "
 
 
-def test_errors_are_words_and_lose_no_question(serve: Callable[..., Site], tab: Browser) -> None:
-    site = serve(FakeEngine(), requests_per_minute=5)  # three of them for the page itself
+def test_errors_are_words_and_lose_no_question(serve: Serve, tab: Browser) -> None:
+    site = serve(FakeEngine(), requests_per_minute=4)  # three of them for the page itself
     enter(tab, site)
     site.engine.generate_error = "out of memory"
     ask(tab, "Hello?")
     tab.until("document.querySelector('#problem').textContent.includes('engine failed')")
     assert tab.run("document.querySelector('#question').value") == "Hello?"
     tab.press(*ENTER)
-    idle(tab)
-    tab.press(*ENTER)
-    tab.until("/5 times a minute; try again in \\d+ s/.test(document.querySelector('#problem').textContent)")
+    tab.until("/4 times a minute; try again in \\d+ s/.test(document.querySelector('#problem').textContent)")
     assert tab.run("document.querySelectorAll('article').length") == 0
 
 
-def test_an_answer_that_breaks_off_says_so(serve: Callable[..., Site], tab: Browser) -> None:
+def test_an_answer_that_breaks_off_says_so(serve: Serve, tab: Browser) -> None:
     site = serve(FakeEngine(tokens=["word "] * 100, delay_seconds=0.02, context_tokens=1024))
     enter(tab, site)
     ask(tab, "Talk!")
@@ -224,7 +196,7 @@ def test_an_answer_that_breaks_off_says_so(serve: Callable[..., Site], tab: Brow
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_fits_a_phone(serve: Callable[..., Site], tab: Browser, dark: bool) -> None:
+def test_fits_a_phone(serve: Serve, tab: Browser, dark: bool) -> None:
     tab.screen(360, 640, dark=dark, phone=True)
     enter(tab, serve(FakeEngine(tokens=["a-very-long-word-without-a-space" * 4] * 3)))
     assert not tab.run("document.querySelector('#evidence').open")
@@ -236,7 +208,7 @@ def test_fits_a_phone(serve: Callable[..., Site], tab: Browser, dark: bool) -> N
     assert tab.run("[...document.querySelectorAll('button')].every(one => one.hidden || one.offsetHeight >= 40)")
 
 
-def test_everything_is_reached_by_keyboard_and_has_a_name(serve: Callable[..., Site], tab: Browser) -> None:
+def test_everything_is_reached_by_keyboard_and_has_a_name(serve: Serve, tab: Browser) -> None:
     enter(tab, serve(FakeEngine()))
     seen = set()
     for _ in range(12):
@@ -253,9 +225,9 @@ def test_everything_is_reached_by_keyboard_and_has_a_name(serve: Callable[..., S
     assert all(name for role, name in names if role != "main")
 
 
-def enter(tab: Browser, site: Site) -> None:
+def enter(tab: Browser, site: Served) -> None:
     """Open the page and wait until it can be asked."""
-    tab.open(site.url)
+    tab.open(site.address)
     tab.until("document.querySelector('#send')?.disabled === false")
     assert tab.prompts == 1
 
@@ -271,10 +243,3 @@ def ask(tab: Browser, question: str, *, by_button: bool = False) -> None:
 
 def idle(tab: Browser) -> None:
     tab.until("!document.querySelector('#send').hidden")
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -173,7 +173,7 @@ def test_says_when_the_context_is_full(serve: Serve, tab: Browser) -> None:
 
 
 def test_errors_are_words_and_lose_no_question(serve: Serve, tab: Browser) -> None:
-    site = serve(FakeEngine(), requests_per_minute=4)  # three of them for the page itself
+    site = serve(FakeEngine(context_tokens=1024), requests_per_minute=4)  # three of them for the page itself
     enter(tab, site)
     site.engine.generate_error = "out of memory"
     ask(tab, "Hello?")

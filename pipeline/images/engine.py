@@ -6,8 +6,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline import digests, oci, toolchains
-from pipeline.images import builders, cache, wheels
+from pipeline.images import cache, wheels
 from pipeline.images.bases import Base, Bases
+from pipeline.images.builders import Builder
 from pipeline.images.manifest import ROOT
 from pipeline.records import FILE, Engine
 
@@ -18,12 +19,11 @@ LAYOUT = 1
 """Raise when the same files are built into another image."""
 
 
-def build(name: str, bases: Bases) -> Path:
+def build(name: str, builder: Builder, bases: Bases) -> Path:
     """Return a folder with `layout/` and the record; built now if nothing like it was built before.
 
-    Raises RequirementError without a builder or a base, BuildError when a build fails.
+    Raises RequirementError when a base cannot be pulled, BuildError when a build fails.
     """
-    builder = builders.find()
     inputs = _inputs(name, bases)
 
     def fill(folder: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline import outputs, paths
 from pipeline.errors import RequirementError
-from pipeline.images import bases, lookup
+from pipeline.images import bases, builders, lookup
 from pipeline.images import engine as images
 from pipeline.params import Params
 from pipeline.records import FILE, Artifact, Engine, Selection
@@ -22,7 +22,8 @@ def engine(params: Params) -> None:
     assert winner is not None, "selection fails where there is none"
     name = images.ENGINES[str(Artifact.load(paths.artifact(winner) / FILE).recipe["backend"])]
     try:
-        built = images.build(name, bases.find(params.image.base, lookup.digest))
+        builder = builders.find()  # first, because making a base takes a minute
+        built = images.build(name, builder, bases.find(params.image.base, lookup.digest))
     except RequirementError as error:
         if os.environ.get("ASSAY_STRICT"):
             raise

@@ -1,0 +1,334 @@
+"""What goes into an image, and what is written about it, without building one."""
+
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from evals.statistics import Estimate
+from pipeline import oci, paths
+from pipeline.errors import ParamsError, RegistryError, RequirementError
+from pipeline.images import assemble, bases, builders, debootstrap, manifest, provenance, sbom, state, wheels
+from pipeline.images.manifest import ROOT
+from pipeline.oci import Entry, Layout
+from pipeline.records import Artifact, Checkpoint, Corpus, Engine, Image, Revision, Split, Standing
+from pipeline.stages.image import version
+
+DIGEST = f"sha256:{'ab' * 32}"
+STATUS = """Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.36-9+deb12u14
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1:2~3
+"""
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Layout:
+    layout = Layout.create(tmp_path / "engine")
+    layer = layout.add_layer([Entry(path=PurePosixPath("/var/lib/dpkg/status"), content=STATUS.encode())])
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Env": ["PATH=/usr/bin"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest]},
+        "history": [{"created_by": "test"}],
+    }
+    layout.finish(config, [layer], {})
+    return layout
+
+
+@pytest.fixture
+def build(tmp_path: Path, engine: Layout) -> Callable[[str], Layout]:
+    """Assemble an image of a small artifact and of small code, into a folder of a given name."""
+    files = {
+        "weights/model.bin": "weights",
+        "weights/assay.json": "{}",
+        "code/pipeline/__init__.py": "",
+        "code/containers/gateway/page.html": "<p>",
+        "code/containers/gateway/__pycache__/page.cpython-311.pyc": "no",
+        "code/evals/notes.md": "no",
+        "records/quality.json": "{}",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def assembled(name: str) -> Layout:
+        evidence = {"quality.json": tmp_path / "records" / "quality.json"}
+        parts = tmp_path / "weights", tmp_path / "code"
+        return assemble.assemble(engine, *parts, evidence, {"ai.assay.engine": "test"}, tmp_path / name)[0]
+
+    return assembled
+
+
+def names(layout: Layout, layer: oci.Descriptor) -> list[str]:
+    with tarfile.open(layout.path(layer.digest)) as tar:
+        return [member.name for member in tar if member.isfile()]
+
+
+def test_an_image_is_engine_weights_code_and_evidence(build: Callable[[str], Layout]) -> None:
+    layout = build("image")
+    layout.check()
+    assert [layer.annotations["ai.assay.layer"] for layer in layout.layers] == [
+        *("engine", "weights", "code", "evidence"),
+    ]
+    assert [names(layout, layer) for layer in layout.layers[1:]] == [
+        ["artifact/assay.json", "artifact/model.bin"],
+        ["opt/assay/containers/gateway/page.html", "opt/assay/pipeline/__init__.py"],
+        ["evidence/quality.json"],
+    ]
+    config = layout.config
+    assert config["rootfs"]["diff_ids"][1:] == [layer.digest for layer in layout.layers[1:]]
+    assert len(config["history"]) == len(layout.layers)
+    assert config["config"]["User"] == "10001:10001"
+    assert config["config"]["Env"][:2] == ["PATH=/usr/bin", "PYTHONPATH=/opt/assay:/opt/python"]
+    assert config["config"]["Entrypoint"][:3] == ["python3", "-m", "containers.gateway"]
+    assert layout.manifest["annotations"] == config["config"]["Labels"] == {"ai.assay.engine": "test"}
+
+
+def test_two_builds_give_one_digest_and_code_leaves_weights_alone(
+    build: Callable[[str], Layout], tmp_path: Path
+) -> None:
+    first, second = build("first"), build("second")
+    assert first.image == second.image
+    (tmp_path / "code" / "pipeline" / "__init__.py").write_text("changed = True")
+    third = build("third")
+    same = [one == other for one, other in zip(first.layers, third.layers, strict=True)]
+    assert same == [True, True, False, True]
+
+
+def test_weights_are_bundled_up_to_a_limit_and_never_cut(tmp_path: Path) -> None:
+    sizes = {"a": 2, "b": 2, "c": 30, "d": 1, "e": 6}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size * 2**20))
+    bundles = assemble.bundles(sorted(tmp_path.iterdir()), 10 * 2**20)
+    assert [[file.name for file in bundle] for bundle in bundles] == [["a", "b"], ["c"], ["d", "e"]]
+
+
+def test_versions_name_the_state_of_the_code() -> None:
+    assert version("1.2.0", Revision(commit=None, dirty=False)) == "1.2.0"
+    assert version("1.2.0", Revision(commit="1a2b3c4d5e6f", dirty=False)) == "1.2.0+g1a2b3c4d"
+    assert version("1.2.0", Revision(commit="1a2b3c4d5e6f", dirty=True)) == "1.2.0+g1a2b3c4d.dirty"
+
+
+def test_the_revision_is_that_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "ROOT", tmp_path)
+
+    def git(*words: str) -> None:
+        identity = ("-c", "user.name=t", "-c", "user.email=t@example.com")
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    assert state.revision() == Revision(commit=None, dirty=False)
+    git("init")
+    for package in assemble.PACKAGES:
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "code.py").write_text("one")
+    git("add", ".")
+    git("commit", "-m", "code")
+    first = state.revision()
+    assert first.commit is not None
+    assert not first.dirty
+    (tmp_path / "README.md").write_text("words")
+    git("add", ".")
+    git("commit", "-m", "words")
+    assert state.revision() == first
+    (tmp_path / "evals" / "code.py").write_text("two")
+    assert state.revision() == Revision(commit=first.commit, dirty=True)
+
+
+def no_lookup(reference: str) -> str:
+    raise RegistryError(f"{reference}: no answer")
+
+
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
+    path = tmp_path / "images.toml"
+    path.write_text(text)
+    monkeypatch.setattr(manifest.load, "__defaults__", (path,))
+    monkeypatch.delenv("ASSAY_BASE", raising=False)
+    return path
+
+
+UNPINNED = """# a comment
+[runtime] # why
+image = "registry.example.com/python:3.11"
+
+[build]
+image = "registry.example.com/gcc:12"
+
+[debootstrap]
+suite = "bookworm"
+runtime = ["python3"]
+build = ["python3", "g++"]
+"""
+
+
+def test_a_digest_is_written_under_its_image_and_nothing_else_changes(tmp_path: Path) -> None:
+    path = tmp_path / "images.toml"
+    path.write_text(UNPINNED)
+    manifest.write_digest("build", DIGEST, path)
+    manifest.write_digest("build", DIGEST.replace("a", "c"), path)
+    assert path.read_text() == UNPINNED.replace('gcc:12"\n', f'gcc:12"\ndigest = "{DIGEST.replace("a", "c")}"\n')
+    assert manifest.load(path).build.digest == DIGEST.replace("a", "c")
+    assert manifest.load(path).runtime.digest is None
+
+
+def test_a_pinned_base_is_used_by_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = images(tmp_path, monkeypatch, UNPINNED)
+    for section in ("runtime", "build"):
+        manifest.write_digest(section, DIGEST, path)
+    found = bases.find(None, no_lookup)
+    assert found.runtime.reference == f"registry.example.com/python:3.11@{DIGEST}"
+    assert found.build.reference == f"registry.example.com/gcc:12@{DIGEST}"
+
+
+def test_without_digests_debian_packages_are_the_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images(tmp_path, monkeypatch, UNPINNED)
+    monkeypatch.setattr(debootstrap, "missing", lambda: None)
+    monkeypatch.setattr(debootstrap, "layout", lambda wanted, kind: engine)
+    found = bases.find(None, no_lookup)
+    assert (found.runtime.name, found.runtime.digest) == ("debootstrap", engine.image.digest)
+    assert "made of Debian packages" in capsys.readouterr().err
+
+
+def test_without_any_base_it_says_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images(tmp_path, monkeypatch, UNPINNED)
+    monkeypatch.setattr(debootstrap, "missing", lambda: "mmdebstrap is not installed")
+    with pytest.raises(RequirementError, match=r"assay images pin.*apt-get install mmdebstrap"):
+        bases.find(None, no_lookup)
+
+
+def test_another_base_is_looked_up_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images(tmp_path, monkeypatch, UNPINNED)
+    monkeypatch.setenv("ASSAY_BASE", "localhost:5000/mine:1")
+    assert bases.find("registry.example.com/other:1", lambda _: DIGEST).runtime.name == "localhost:5000/mine:1"
+    with pytest.raises(RequirementError, match="no answer"):
+        bases.find(None, no_lookup)
+
+
+def test_no_builder_is_a_requirement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RequirementError, match="apt-get install buildah"):
+        builders.find()
+
+
+def test_every_package_of_an_image_is_pinned_as_the_environment_is() -> None:
+    """What was measured is what is served: an image must not run other versions than evaluation did."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {
+        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower(): line.split("==")[1] for line in lines if "==" in line
+    }
+    files = wheels.locked()
+    assert files
+    for file in files:
+        assert {one.name: one.version for one in wheels.read(file)} == {
+            one.name: pinned[one.name] for one in wheels.read(file)
+        }
+
+
+def test_a_requirement_without_a_hash_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("# why\nnumpy==2.2.6\n")
+    with pytest.raises(ParamsError, match="assay images lock"):
+        wheels.read(tmp_path / "requirements.txt")
+
+
+def records() -> dict[str, Any]:
+    """One of each, as the stages would have written them."""
+    split = Split(source="s", revision=None, documents=1, windows=1, tokens=1, dropped_tokens=0, utf8_bytes=1)
+    return {
+        "image": Image(
+            name="team/model", version="1.0", revision="c" * 40, artifact="gguf-q4", artifact_digest="1" * 64,
+            digest=DIGEST,
+        ),
+        "engine": Engine(
+            name="llama_cpp", digest=DIGEST, base="debootstrap", base_digest=DIGEST, builder="buildah 1.28.2"
+        ),
+        "artifact": Artifact(
+            name="gguf-q4", recipe={"backend": "gguf", "quantization": "Q4_0"}, checkpoint="2" * 64,
+            calibration="3" * 64, digest="1" * 64,
+        ),
+        "checkpoint": Checkpoint(
+            source="hf://org/name", revision="d" * 40, architecture="LlamaForCausalLM", dtype="bfloat16", parameters=1,
+            vocabulary_size=1, context_tokens=1, files=(), digest="2" * 64,
+        ),
+        "corpus": Corpus(
+            checkpoint="2" * 64, window_tokens=1, prefix_id=1, calibration=split, evaluation=split, overlap=0.0,
+            files=(), digest="4" * 64,
+        ),
+        "standing": Standing(
+            name="gguf-q4", rank=1, metrics={"perplexity_ratio": Estimate(value=1.0, low=0.9, high=1.1), "bytes": None}
+        ),
+    }  # fmt: skip
+
+
+def test_the_bill_of_materials_follows_its_schema_and_holds_the_measurements(engine: Layout) -> None:
+    given = records()
+    parts = given["artifact"], given["checkpoint"], given["standing"]
+    made = sbom.bom(given["image"], "llama_cpp", engine, *parts)
+    assert made == sbom.bom(given["image"], "llama_cpp", engine, *parts)
+    error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(made))
+    assert error is None, error
+    kinds = {component["name"]: component for component in made["components"]}
+    card = kinds["gguf-q4"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
+    interval = {"lowerBound": "0.9", "upperBound": "1.1"}
+    assert card == [{"type": "perplexity_ratio", "value": "1", "confidenceInterval": interval}]
+    assert kinds["libc6"]["purl"] == "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=amd64"
+    assert "gone" not in kinds
+    assert {"numpy", "fastapi", "llama-cpp-python"} <= kinds.keys()
+
+
+def test_provenance_names_everything_that_went_in() -> None:
+    given = records()
+    parts = given["artifact"], given["checkpoint"], given["corpus"]
+    made = provenance.statement(given["image"], given["engine"], *parts, {"version": "1.0"})
+    assert made["subject"] == [{"name": "team/model", "digest": {"sha256": DIGEST[7:]}}]
+    definition = made["predicate"]["buildDefinition"]
+    known = {one.get("name") or one["uri"]: one["digest"] for one in definition["resolvedDependencies"]}
+    assert known["checkpoint"] == {"sha256": "2" * 64, "gitCommit": "d" * 40}
+    assert known["code"] == {"gitCommit": "c" * 40}
+    assert known["base"] == {"sha256": DIGEST[7:]}
+    assert any(name.startswith("pkg:pypi/llama-cpp-python@") for name in known)
+    assert all(digest for digest in known.values())
+
+
+def test_where_nothing_builds_images_the_records_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.params import load
+    from pipeline.records import FILE, Selection
+    from pipeline.stages.engine import engine as engine_stage
+    from pipeline.stages.image import image as image_stage
+
+    params = load(ROOT / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("ASSAY_STRICT", raising=False)
+    given = records()
+    Selection(
+        objective={}, constraints={}, winner="gguf-q4", ranking=(given["standing"],), pareto_front=()
+    ).save(paths.SELECTION)  # fmt: skip
+    given["artifact"].save(paths.artifact("gguf-q4") / FILE)
+    Revision(commit=None, dirty=False).save(paths.REVISION)
+    engine_stage(params)
+    image_stage(params)
+    found = Image.load(paths.IMAGE / FILE)
+    assert found.digest is None
+    assert found.unavailable is not None
+    assert "apt-get install buildah" in found.unavailable
+    monkeypatch.setenv("ASSAY_STRICT", "1")
+    for stage in (engine_stage, image_stage):
+        with pytest.raises(RequirementError, match="apt-get install buildah"):
+            stage(params)
+    shutil.rmtree(tmp_path / "image")

@@ -34,19 +34,21 @@ def closed_loop(
     output_tokens: int,
     concurrency: int,
     key: str | None = None,
+    keep_alive: bool = True,
     silence_seconds: float = SILENCE_SECONDS,
     track: Track = iter,
 ) -> tuple[Exchange, ...]:
     """Answer every prompt of token ids, `concurrency` at a time; return the exchanges of `prompts`.
 
     Answers are greedy and have exactly `output_tokens` tokens. No two prompts should begin alike: servers keep what
-    they worked out of a beginning that they have seen. LoadError when anything goes wrong: the first failure ends all.
+    they worked out of a beginning that they have seen. Without `keep_alive` each request has a connection of its own, for
+    servers that close idle ones without a word. LoadError when anything goes wrong: the first failure ends all.
     """
 
     async def run() -> tuple[Exchange, ...]:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=silence_seconds, sock_read=silence_seconds)
-        connector = aiohttp.TCPConnector(limit=concurrency)
+        connector = aiohttp.TCPConnector(limit=concurrency, force_close=not keep_alive)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
             client = _Client(session, f"{url}/v1/completions", output_tokens)
             await client.answer_all([_body(model, prompt, output_tokens) for prompt in warmup], concurrency)

@@ -152,6 +152,7 @@ def _round(url: str, model: str, streams: int, seed: int) -> tuple[Exchange, ...
         prompts=prompts[streams:],
         output_tokens=OUTPUT_TOKENS,
         concurrency=streams,
+        keep_alive=False,  # llama-server does not keep them
     )
 
 

@@ -13,9 +13,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.records import Verification
+
 ROOT = Path(__file__).parents[2]
 ARTIFACTS = ("gguf-f16", "gguf-q8_0", "gguf-q2_k", "gptq-int4", "awq-int4", "onnx-fp32", "onnx-int4")
-FILES = ("pipeline", "evals", "containers", "models", "dvc.yaml", ".dvcignore", ".dvc/config", ".gitignore")
+FILES = (
+    *("pipeline", "evals", "containers", "models", "dvc.yaml", "constraints.txt"),
+    *(".dvcignore", ".dvc/config", ".gitignore"),
+)
+IMAGE = {"engine", "image", "verification"}
+"""Stages whose outputs are too large to be kept twice: a clone makes them again, to the same digest."""
 
 
 class Workspace:
@@ -45,6 +52,10 @@ class Workspace:
     def read(self, path: str) -> dict[str, object]:
         loaded: dict[str, object] = json.loads((self.folder / path).read_text())
         return loaded
+
+    @property
+    def green(self) -> bool:
+        return Verification.load(self.folder / "verification.json").green
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "-A")
@@ -170,6 +181,19 @@ def test_artifact_records_hold_identity_only_and_their_files(finished: Workspace
     assert not list((finished.folder / ".assay/partial").glob("*/"))
 
 
+def test_the_winner_is_in_an_image_that_serves_what_was_measured(finished: Workspace) -> None:
+    image, builders = finished.read("image/assay.json"), finished.read("inputs/builders.json")
+    if not (builders["builder"] and builders["container"] and builders["debootstrap"]):
+        verification = finished.read("verification.json")
+        assert "apt-get install" in str(verification["unavailable"]), "what is missing, and how to get it"
+        pytest.skip(f"no image can be built and started here: {verification['unavailable']}")
+    assert finished.green
+    assert image["artifact"] == finished.read("selection.json")["winner"]
+    assert [layer["kind"] for layer in image["layers"]][-3:] == ["weights", "code", "evidence"]  # type: ignore[attr-defined]
+    finished.run("python", "-m", "pipeline", "image")
+    assert finished.read("image/assay.json") == image, "two builds have one digest"
+
+
 def test_nothing_changed_means_nothing_runs(finished: Workspace) -> None:
     assert finished.repro() == []
 
@@ -178,15 +202,15 @@ def test_one_recipe_changed_reruns_its_four_stages_and_the_selection(finished: W
     before = finished.read("metrics.json")
     done = finished.run("dvc", "exp", "run", "-S", "artifacts.gguf-q2_k.quantization=Q3_K_M")
     ran = {line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage '")}
-    assert ran - {"inputs"} == {"selection"} | {
-        f"{stage}@gguf-q2_k" for stage in ("artifact", "quality", "tasks", "latency")
-    }
+    own = {f"{stage}@gguf-q2_k" for stage in ("artifact", "quality", "tasks", "latency")}
+    assert ran - {"inputs"} == own | {"selection"} | IMAGE
     after = finished.read("metrics.json")
     assert after["gguf-q2_k"]["bytes"] > before["gguf-q2_k"]["bytes"]  # type: ignore[index]
     table = finished.run("dvc", "metrics", "diff", "--md").stdout
     assert "gguf-q2_k.perplexity_ratio" in table
     finished.run("git", "checkout", "--", ".")
-    finished.run("dvc", "checkout")
+    finished.run("dvc", "checkout", "--allow-missing")
+    assert set(finished.repro()) <= IMAGE
     assert finished.repro() == []
 
 
@@ -196,7 +220,9 @@ def test_a_clean_clone_with_the_cache_restores_instead_of_building(finished: Wor
     clone.run("dvc", "cache", "dir", "--local", str(finished.folder / ".dvc/cache"))
     start = {name: (finished.folder / f"artifacts/{name}/assay.json").read_bytes() for name in ARTIFACTS}
     clone.run("dvc", "checkout", "--allow-missing")
-    assert clone.repro() == []
+    assert set(clone.repro()) <= IMAGE
+    assert clone.read("image/assay.json") == finished.read("image/assay.json")
+    assert clone.read("verification.json") == finished.read("verification.json") or clone.green
     for name, record in start.items():
         assert (clone.folder / f"artifacts/{name}/assay.json").read_bytes() == record
 

@@ -41,8 +41,8 @@ def closed_loop(
     """Answer every prompt of token ids, `concurrency` at a time; return the exchanges of `prompts`.
 
     Answers are greedy and have exactly `output_tokens` tokens. No two prompts should begin alike: servers keep what
-    they worked out of a beginning that they have seen. Without `keep_alive` each request has a connection of its own, for
-    servers that close idle ones without a word. LoadError when anything goes wrong: the first failure ends all.
+    they worked out of a beginning that they have seen. Without `keep_alive` each request has a connection of its own,
+    for servers that close idle ones without a word. LoadError when anything goes wrong: the first failure ends all.
     """
 
     async def run() -> tuple[Exchange, ...]:

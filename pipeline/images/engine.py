@@ -61,7 +61,7 @@ def _context(name: str, context: Path) -> None:
     room = ROOT / "containers" / name
     shutil.copytree(room, context, ignore=shutil.ignore_patterns("__pycache__"))
     (context / "wheelhouse").mkdir()
-    for requirements in sorted(room.glob("*requirements.txt")):
+    for requirements in wheels.files(room):
         for wheel in wheels.house(requirements).iterdir():
             shutil.copy2(wheel, context / "wheelhouse" / wheel.name)
     if name == "llama_cpp":

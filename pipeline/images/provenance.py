@@ -9,7 +9,6 @@ from typing import Any
 
 from pipeline import toolchains
 from pipeline.images import wheels
-from pipeline.images.manifest import ROOT
 from pipeline.records import Artifact, Checkpoint, Corpus, Engine, Image
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -60,7 +59,7 @@ def _dependencies(
     if engine.name == "llama_cpp":
         pin = toolchains.read_pin(toolchains.LLAMA_CPP_PIN)
         found.append({"uri": f"pkg:pypi/{pin.project}@{pin.version}", "digest": {"sha256": pin.sha256}})
-    for wheel in wheels.read(ROOT / "containers" / engine.name / "requirements.txt"):
+    for wheel in wheels.installed(engine.name):
         found.append({"uri": f"pkg:pypi/{wheel.name}@{wheel.version}", "digest": {"sha256": wheel.sha256}})
     return found
 

@@ -12,7 +12,6 @@ from typing import Any
 from evals.statistics import Estimate
 from pipeline import oci, toolchains
 from pipeline.images import wheels
-from pipeline.images.manifest import ROOT
 from pipeline.records import Artifact, Checkpoint, Image, Standing
 
 STATUS = "var/lib/dpkg/status"
@@ -96,7 +95,7 @@ def _metric(name: str, found: Estimate) -> dict[str, Any]:
 
 
 def _python(engine: str) -> Iterator[dict[str, Any]]:
-    for one in wheels.read(ROOT / "containers" / engine / "requirements.txt"):
+    for one in wheels.installed(engine):
         purl = f"pkg:pypi/{one.name}@{one.version}"
         yield {
             "bom-ref": purl,

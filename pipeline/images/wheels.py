@@ -3,7 +3,8 @@
 Each `containers/<engine>/requirements.txt` lists everything that is installed, so nothing is resolved at build time. It
 is written by `assay images lock` from its own names and the versions of constraints.txt. Wheels are chosen for the
 image's Python and libc, whatever this machine runs. Which of torch's builds is taken, for the CPU or for CUDA, is
-decided by pip's own configuration, and held fast by the hash.
+decided by pip's own configuration, and held fast by the hash. Packages that publish no wheels are listed in a
+`sources.txt` beside it, and are built in the build image.
 """
 
 import re
@@ -22,11 +23,13 @@ CONSTRAINTS = ROOT / "constraints.txt"
 GLIBC = (17, 24, 26, 27, 28, 31, 34, 35, 36)
 """Second halves of the glibc versions that wheels are built for, up to that of images.toml's bases."""
 
-TARGET = (
+SOURCES = "sources.txt"
+
+WHEELS = (
     *("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none"),
     *(word for minor in GLIBC for word in ("--platform", f"manylinux_2_{minor}_x86_64")),
     *("--platform", "manylinux2014_x86_64", "--platform", "manylinux2010_x86_64", "--platform", "manylinux1_x86_64"),
-    *("--platform", "linux_x86_64", "--only-binary", ":all:", "--no-deps"),
+    *("--platform", "linux_x86_64", "--only-binary", ":all:"),
 )
 
 
@@ -36,7 +39,7 @@ class Requirement(Record):
     name: str
     version: str
     sha256: str
-    """Of the wheel."""
+    """Of the wheel, or of the source distribution."""
 
 
 def read(path: Path) -> tuple[Requirement, ...]:
@@ -50,18 +53,29 @@ def read(path: Path) -> tuple[Requirement, ...]:
     return tuple(found)
 
 
+def installed(engine: str) -> tuple[Requirement, ...]:
+    """List what is installed in an engine's image, tools of its build left out."""
+    room = ROOT / "containers" / engine
+    return tuple(one for name in ("requirements.txt", SOURCES) if (room / name).exists() for one in read(room / name))
+
+
 def house(path: Path) -> Path:
-    """Return a folder with the wheels of a requirements file, downloading them if they are not there."""
+    """Return a folder with what a requirements file lists, downloading it if it is not there."""
 
     def fill(folder: Path) -> None:
-        _download(folder, "--require-hashes", "-r", str(path))
+        _download(path, folder, "--require-hashes", "-r", str(path))
 
     return cache.folder(f"wheels-{digests.of_file(path)[:16]}", fill)
 
 
 def locked() -> list[Path]:
     """List all requirements files."""
-    return sorted((ROOT / "containers").glob("*/*requirements.txt"))
+    return [file for room in sorted((ROOT / "containers").iterdir()) for file in files(room)]
+
+
+def files(room: Path) -> list[Path]:
+    """List the requirements files of one engine."""
+    return sorted([*room.glob("*requirements.txt"), *room.glob(SOURCES)])
 
 
 def lock(path: Path) -> int:
@@ -75,7 +89,7 @@ def lock(path: Path) -> int:
     if unknown:
         raise ParamsError(f"{path}: constraints.txt has no version of {', '.join(unknown)}")
     with TemporaryDirectory() as scratch:
-        _download(Path(scratch), *(f"{name}=={versions[_normal(name)]}" for name in names))
+        _download(path, Path(scratch), *(f"{name}=={versions[_normal(name)]}" for name in names))
         hashes = {_normal(file.name.split("-")[0]): digests.of_file(file) for file in Path(scratch).iterdir()}
     comments = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     lines = [f"{name}=={versions[name]} --hash=sha256:{hashes[name]}" for name in sorted(map(_normal, names))]
@@ -83,9 +97,10 @@ def lock(path: Path) -> int:
     return len(lines)
 
 
-def _download(into: Path, *what: str) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--dest", str(into), *TARGET, *what]
-    processes.run(command, what="download of wheels")
+def _download(path: Path, into: Path, *what: str) -> None:
+    kind = ("--no-binary", ":all:") if path.name == SOURCES else WHEELS
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(into), *kind, *what]
+    processes.run(command, what=f"download for {path.parent.name}/{path.name}")
 
 
 def _lines(path: Path) -> list[str]:

@@ -73,7 +73,10 @@ class Front:
         """Return whose key it is; None where none is needed. ApiError refuses."""
         if path in self._public:
             return None
-        owner = self._keys.owner(headers.get("authorization"))
+        authorization = headers.get("authorization")
+        if _from_another_site(headers) and (authorization or "").lower().startswith("basic"):
+            raise ApiError(403, "cross_site_request", "another site's page may not use the key that the browser keeps")
+        owner = self._keys.owner(authorization)
         if not path.startswith(PROBES):
             self._rates.take(owner)
         if int(headers.get("content-length") or 0) > self._most_bytes:
@@ -106,6 +109,11 @@ class Front:
                 "request", request_id=scope["state"]["request_id"], method=scope["method"], route=route, status=status,
                 seconds=round(seconds, 4), key=owner,
             )  # fmt: skip
+
+
+def _from_another_site(headers: Headers) -> bool:
+    """Whether a browser says so; other clients do not send this header."""
+    return headers.get("sec-fetch-site") not in (None, "same-origin", "none")
 
 
 def _request_id(given: str | None) -> str:

@@ -160,6 +160,13 @@ def test_a_browser_may_give_the_key_as_a_password(served: Served) -> None:
     assert httpx2.get(f"{served.address}/", headers={"Authorization": f"Basic {basic}"}).status_code == 200
 
 
+def test_another_sites_page_may_not_use_the_browsers_key(served: Served) -> None:
+    basic = {"Authorization": f"Basic {base64.b64encode(f'x:{KEY}'.encode()).decode()}"}
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+        response = httpx2.post(f"{served.address}/v1/completions", json=ASK, headers={**basic, "Sec-Fetch-Site": site})
+        assert response.status_code == status
+
+
 def test_probes_may_be_let_in_without_a_key(tmp_path: Path) -> None:
     with gateway(tmp_path, FakeEngine(), public_health=True) as served:
         assert httpx2.get(f"{served.address}/ping").status_code == 200

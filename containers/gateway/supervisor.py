@@ -92,23 +92,31 @@ class Supervisor:
         facts = await self._engine.start()
         died = asyncio.create_task(self._engine.died())
         try:
-            probe = asyncio.create_task(self._probe(facts))
-            await asyncio.wait({died, probe}, return_when=asyncio.FIRST_COMPLETED)
-            if not probe.done():
-                probe.cancel()
+            if not await self._answers(facts, died, None):
                 return died.result()
-            await probe
             self._facts = facts
             self.ready_seconds = time.monotonic() - began
             self._log("engine_ready", seconds=round(self.ready_seconds, 3), runtime=facts.runtime, slots=facts.slots)
             while not self._stalled:
                 if (await asyncio.wait({died}, timeout=WATCH_SECONDS))[0]:
                     return died.result()
-                if not self._running and time.monotonic() - self._progress > IDLE_PROBE_SECONDS:
-                    await asyncio.wait({died, asyncio.create_task(self._probe(facts))}, timeout=self._stall_seconds)
-            return f"no token for {self._stall_seconds:g} s with requests at work"
+                idle = not self._running and time.monotonic() - self._progress > IDLE_PROBE_SECONDS
+                if idle and not await self._answers(facts, died, self._stall_seconds):
+                    break
+            return died.result() if died.done() else f"no token for {self._stall_seconds:g} s of work"
         finally:
             died.cancel()
+
+    async def _answers(self, facts: Facts, died: "asyncio.Task[str]", seconds: float | None) -> bool:
+        """Tell whether the engine generates a token before it dies, and in time. EngineError when it fails to."""
+        probe = asyncio.create_task(self._probe(facts))
+        try:
+            await asyncio.wait({died, probe}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if probe.done():
+                probe.result()
+            return probe.done()
+        finally:
+            probe.cancel()
 
     async def _probe(self, facts: Facts) -> None:
         """Have one token generated. An engine that ends at once with end-of-sequence answered as well."""

@@ -12,6 +12,7 @@ import httpx2
 import openai
 import pytest
 
+from containers.gateway import supervisor
 from tests.fakes import FakeEngine
 from tests.gateways import KEY, Served, gateway
 
@@ -290,6 +291,17 @@ def test_an_engine_that_hangs_is_unready_and_then_restarted(tmp_path: Path) -> N
         served.wait(lambda: not served.ready())
         served.wait(lambda: engine.starts == 2)
         assert waiting.result().json()["error"]["code"] == "engine_unavailable"
+        engine.hanging = False
+        served.wait(served.ready)
+
+
+def test_an_idle_engine_that_hangs_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "IDLE_PROBE_SECONDS", 0.1)
+    engine = FakeEngine()
+    with gateway(tmp_path, engine, stall_seconds=0.5) as served:
+        engine.hanging = True
+        served.wait(lambda: engine.starts == 2)
+        assert not served.ready()
         engine.hanging = False
         served.wait(served.ready)
 

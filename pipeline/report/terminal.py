@@ -1,15 +1,17 @@
 """The ranking on a terminal."""
 
+from collections.abc import Iterator
+
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import paths
-from pipeline.records import Selection
+from pipeline.records import FILE, Image, Selection, Verification
 from pipeline.report import table
 
 
 def print_ranking() -> None:
-    """Print the last run's ranking, and where its report lies."""
+    """Print the last run's ranking, where its report lies, and what became of the winner's image."""
     selection = Selection.load(paths.SELECTION)
     header, rows = table.ranking(selection)
     grid = Table(*header, box=None, pad_edge=False)
@@ -22,3 +24,25 @@ def print_ranking() -> None:
     wide = console if console.is_terminal else Console(width=240)
     wide.print(grid)
     wide.print(f"\n* on the Pareto front of size, perplexity and served tokens/s. Report: {paths.REPORT}")
+    for line in _image():
+        wide.print(line, highlight=False)
+
+
+def _image() -> Iterator[str]:
+    """Say of the winner's image what it is and whether it was verified, or why there is none."""
+    if not paths.VERIFICATION.exists():
+        return
+    image, verification = Image.load(paths.IMAGE / FILE), Verification.load(paths.VERIFICATION)
+    if image.unavailable is not None:
+        yield f"No image: {image.unavailable}"
+        return
+    assert image.bytes is not None
+    yield f"Image: {paths.IMAGE / 'layout'}, {image.name} {image.version}, {image.bytes / 1e6:.0f} MB, {image.digest}"
+    if verification.image != image.digest:
+        yield "not verified yet; run `dvc repro`"
+    elif verification.unavailable is not None:
+        yield f"not verified: {verification.unavailable}"
+    else:
+        passed = sum(check.passed for check in verification.checks)
+        done = "`assay release` may push it" if verification.green else "it is not to be released"
+        yield f"verified: {passed} of {len(verification.checks)} checks passed; {done}"

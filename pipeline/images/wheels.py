@@ -98,7 +98,8 @@ def lock(path: Path) -> int:
 
 
 def _download(path: Path, into: Path, *what: str) -> None:
-    kind = ("--no-binary", ":all:") if path.name == SOURCES else WHEELS
+    # pip asks a source's own build for its metadata: with what is here, instead of a torch of its own.
+    kind = ("--no-binary", ":all:", "--no-build-isolation") if path.name == SOURCES else WHEELS
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(into), *kind, *what]
     processes.run(command, what=f"download for {path.parent.name}/{path.name}")
 

@@ -43,12 +43,13 @@ class Runtime:
         """Podman or docker."""
         return Path(self.command).name
 
-    def call(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
+    def call(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
         """Run one subcommand; return its stdout. BuildError with its words when it fails."""
         flags = shlex.split(os.environ.get("ASSAY_CONTAINER_FLAGS", ""))
         done = subprocess.run(
             [self.command, *flags, *arguments],
             env=dict(env) if env else None,
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -65,7 +66,8 @@ class Runtime:
     def load(self, layout: Path) -> str:
         """Take an OCI layout into the runtime's own storage; return the image's id there."""
         if self.name == "podman":
-            return self.call("pull", "--quiet", f"oci:{layout.resolve()}").splitlines()[-1]
+            # Relative, because the image is named after the path, and not every path is a name.
+            return self.call("pull", "--quiet", f"oci:{layout.name}", cwd=layout.resolve().parent).splitlines()[-1]
         with TemporaryDirectory(prefix="assay-") as folder:
             archive = Path(folder) / "image.tar"
             with tarfile.open(archive, "w") as tar:

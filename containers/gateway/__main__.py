@@ -1,7 +1,12 @@
 """`python -m containers.gateway`: what a container runs. `--help` lists what can be set, ASSAY_* does the same."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
+
+if __name__ == "__main__":
+    # The first process of a container ignores every signal that it has no handler for: while the rest is imported, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 from pydantic import ValidationError
 

@@ -65,6 +65,25 @@ def test_a_second_signal_does_not_wait(tmp_path: Path) -> None:
             assert time.monotonic() - began < 8
 
 
+def test_sigterm_while_it_starts_ends_it(tmp_path: Path) -> None:
+    """As a container's first process it would not hear a signal that nobody handles."""
+    gateways.artifact(tmp_path)
+    start = [sys.executable, "-m", "containers.gateway", "--artifact", str(tmp_path), "--auth", "none"]
+    with subprocess.Popen(start, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True) as child:
+        while not _handles(child.pid, signal.SIGTERM):
+            time.sleep(0.001)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(30) == 0
+        assert child.stdout is not None
+        assert child.stdout.read() == "", "it did not come to listen"
+
+
+def _handles(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (caught,) = (int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(caught >> (number - 1) & 1)
+
+
 def test_tls(tmp_path: Path) -> None:
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]

@@ -11,6 +11,9 @@ from pathlib import Path
 
 TAIL_LINES = 15
 
+SECRETS = ("ASSAY_API_KEYS",)
+"""Of the environment: an engine knows no clients."""
+
 PR_SET_PDEATHSIG = 1
 """<linux/prctl.h>"""
 
@@ -30,7 +33,7 @@ class Child:
         """Start a process; the kernel kills it when we die."""
         process = await asyncio.create_subprocess_exec(
             *map(str, command),
-            env=env,
+            env={name: value for name, value in env.items() if name not in SECRETS},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

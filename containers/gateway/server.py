@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -17,6 +18,7 @@ from containers.gateway.logs import log
 from containers.gateway.settings import Settings
 
 POLL_SECONDS = 0.05
+BACKLOG = 2048
 LINGER_SECONDS = 1.0
 """After the last answer: until then new requests are told 503, so that a load balancer turns elsewhere at once."""
 
@@ -42,11 +44,10 @@ def serve(settings: Settings, evidence: Evidence) -> None:
 
 def run(settings: Settings, engine: Engine, evidence: Evidence) -> None:
     """See `serve`; the engine is the caller's choice."""
+    listening = _listen(settings.host, settings.port)
     app = build(settings, engine, evidence, log)
     config = uvicorn.Config(
         app,
-        host=settings.host,
-        port=settings.port,
         log_config=None,
         access_log=False,
         ssl_certfile=settings.tls_certificate,
@@ -55,10 +56,18 @@ def run(settings: Settings, engine: Engine, evidence: Evidence) -> None:
         server_header=False,
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(_Server(config), app.state.gateway))
+        runner.run(_serve(_Server(config), listening, app.state.gateway))
 
 
-async def _serve(server: _Server, gateway: Gateway) -> None:
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(f"{host}:{port}: {error.strerror or error}") from error
+
+
+async def _serve(server: _Server, listening: socket.socket, gateway: Gateway) -> None:
     draining: list[asyncio.Task[None]] = []
 
     def stop() -> None:
@@ -69,11 +78,11 @@ async def _serve(server: _Server, gateway: Gateway) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets=[listening]))
     while not server.started and not serving.done():
         await asyncio.sleep(POLL_SECONDS)
     if server.started:
-        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        host, port = listening.getsockname()[:2]
         gateway.log(
             "listening", host=host, port=port, model=gateway.api.model, artifact=gateway.evidence.artifact.digest
         )

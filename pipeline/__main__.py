@@ -30,7 +30,7 @@ NOUNS = {
     "verification": "start the image and hold it against what was measured",
 }
 NAMED = ("artifact", "quality", "tasks", "latency")
-STRICT = ("engine", "image")
+STRICT = ("inputs", "engine", "image")
 SHIPPING = ("release", "promote", "rollback", "export")
 
 
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         if noun in NAMED:
             command.add_argument("name", help="a key of artifacts in params.yaml")
         if noun in STRICT:
-            about = "fail where no image can be built, instead of noting why; ASSAY_STRICT=1 says the same"
+            about = "fail for what this machine cannot build, instead of noting why; ASSAY_STRICT=1 says the same"
             command.add_argument("--strict", action="store_true", help=about)
     _add_images(commands)
     _add_shipping(commands)
@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("serve", help=about, description=about)
     command.add_argument("name", nargs="?", help="a key of artifacts in params.yaml; default: the winner")
     commands.add_parser("params", help="check params.yaml")
+    about = "merge profiles/NAME.yaml into params.yaml, as `nvidia` for what GPUs add"
+    commands.add_parser("profile", help=about, description=about).add_argument("name")
     commands.add_parser("ranking", help="print the ranking of the last run")
     commands.add_parser("toolchain", help="build llama.cpp and its bindings, once for this machine")
     return parser
@@ -162,6 +164,12 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     if command == "images":
         _images(options.job)
+        return
+    if command == "profile":
+        from pipeline.commands.profile import profile
+
+        changed = profile(options.name)
+        print(*(f"params.yaml: {key}" for key in changed), sep="\n")
         return
     if getattr(options, "strict", False):
         os.environ["ASSAY_STRICT"] = "1"

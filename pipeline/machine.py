@@ -1,11 +1,25 @@
-"""This machine, as far as it bears on speed."""
+"""This machine: what bears on speed, and what may be missing."""
 
 import os
 import platform
 import re
+import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.records import Machine
+from tqdm import tqdm
+
+from pipeline import processes
+from pipeline.errors import BuildError, ParamsError
+from pipeline.records import Gpu, Machine
+
+DECLARED = "ASSAY_GPUS"
+"""Environment variable that says which GPUs there are, instead of the driver: `name:compute capability:MiB:driver`,
+several of them joined by `;`, or `none`. For jobs that act on records of other machines, and to leave GPUs alone."""
+
+QUERY = ("index", "uuid", "name", "compute_cap", "memory.total", "driver_version")
+"""Properties that nvidia-smi tells; `nvidia-smi --help-query-gpu` explains them."""
 
 
 def usable_cores() -> int:
@@ -23,7 +37,61 @@ def fingerprint() -> Machine:
         cores=usable_cores(),
         memory_gib=round(pages / 2**30),
         python=platform.python_version(),
+        gpus=gpus(),
     )
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """Ask the driver for the NVIDIA GPUs that this process may use, or read what ASSAY_GPUS declares.
+
+    CUDA_VISIBLE_DEVICES hides some, as from every CUDA program. ParamsError for a declaration that cannot be read.
+    """
+    declared = os.environ.get(DECLARED)
+    if declared is not None:
+        return _declared(declared)
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    command = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
+    try:
+        lines = processes.run(command, what="nvidia-smi").splitlines()
+    except BuildError as error:  # tools without a driver, as in many images
+        tqdm.write(f"no GPU is used: {error}", file=sys.stderr)
+        return ()
+    rows = [[field.strip() for field in line.split(",")] for line in lines if line.strip()]
+    return tuple(
+        Gpu(name=name, compute_capability=capability, memory_mib=int(memory), driver=driver)
+        for _, _, name, capability, memory, driver in _visible(rows)
+    )
+
+
+def _declared(text: str) -> tuple[Gpu, ...]:
+    if text.strip().lower() == "none":
+        return ()
+    found = []
+    for part in text.split(";"):
+        fields = [field.strip() for field in part.split(":")]
+        if len(fields) != 4 or not re.fullmatch(r"\d+\.\d+", fields[1]) or not fields[2].isdigit():
+            raise ParamsError(
+                f"{DECLARED}: {part.strip()!r} is no GPU; expected `none` or name:compute capability:MiB:driver, "
+                'as in "NVIDIA L4:8.9:23034:570.10"'
+            )
+        name, capability, memory, driver = fields
+        found.append(Gpu(name=name, compute_capability=capability, memory_mib=int(memory), driver=driver))
+    return tuple(found)
+
+
+def _visible(rows: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Keep the rows that CUDA_VISIBLE_DEVICES names, in its order; it ends at the first one that is not there."""
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return list(rows)
+    kept: list[Sequence[str]] = []
+    for device in filter(None, (one.strip() for one in wanted.split(","))):
+        found = [row for row in rows if row[0] == device or (device.startswith("GPU-") and row[1].startswith(device))]
+        if not found:
+            break
+        kept += found
+    return kept
 
 
 def _cpu_model() -> str:

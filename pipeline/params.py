@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from evals.load import QUANTILES
 from pipeline.backends import AnyRecipe
@@ -187,6 +187,30 @@ class Params(Record):
     selection: SelectionParams
     image: ImageParams
 
+    @field_validator("artifacts", mode="before")
+    @classmethod
+    def _say_from(cls, artifacts: Any) -> Any:
+        """dvc.yaml reads the key of every recipe, so a default of ours would come too late."""
+        for name, recipe in artifacts.items() if isinstance(artifacts, dict) else ():
+            if isinstance(recipe, dict) and "from" not in recipe:
+                raise ValueError(f"{name} does not say what it is built from; add `from: checkpoint`")
+        return artifacts
+
+    @model_validator(mode="after")
+    def _sources(self) -> "Params":
+        for name, recipe in self.artifacts.items():
+            folder, _, source = recipe.source.rpartition("/")
+            if recipe.source == "checkpoint":
+                continue
+            if folder != "artifacts" or source not in self.artifacts:
+                known = ", ".join(self.artifacts)
+                raise ValueError(
+                    f"artifacts.{name}.from: {recipe.source} is not checkpoint or artifacts/ and one of {known}"
+                )
+            if self.artifacts[source].source != "checkpoint":
+                raise ValueError(f"artifacts.{name}.from: {recipe.source} is itself built from another artifact")
+        return self
+
     @model_validator(mode="after")
     def _measured(self) -> "Params":
         levels, wanted = self.serving.concurrency, self.selection.concurrency
@@ -227,7 +251,7 @@ def _known_keys() -> set[str]:
     models: list[type[BaseModel]] = [Params, CheckpointParams, TextParams, CorpusParams, GreedyParams, LatencyParams]
     models += [ServingParams, SloParams, TasksParams, SelectionParams, ImageParams, Objective, Bound]
     models += get_args(get_args(AnyRecipe)[0])
-    return {key for model in models for key in model.model_fields}
+    return {field.alias or name for model in models for name, field in model.model_fields.items()}
 
 
 RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(AnyRecipe)

@@ -7,6 +7,7 @@ CHECKPOINT_SOURCE = Path("inputs/checkpoint.json")
 TEXT_SOURCES = Path("inputs/texts.json")
 REVISION = Path("inputs/revision.json")
 BUILDERS = Path("inputs/builders.json")
+HARDWARE = Path("inputs/hardware")
 
 CHECKPOINT = Path("checkpoint")
 CORPUS = Path("corpus")
@@ -25,6 +26,11 @@ ENGINE = Path("engine")
 IMAGE = Path("image")
 VERIFICATION = Path("verification.json")
 RELEASE = Path("release.json")
+
+
+def hardware(name: str) -> Path:
+    """Return the record of what this machine lacks for an artifact."""
+    return HARDWARE / f"{name}.json"
 
 
 def artifact(name: str) -> Path:

@@ -26,7 +26,9 @@ FILE = "assay.json"
 class Record(BaseModel):
     """A value with a JSON form. Equal records give equal bytes."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, serialize_by_alias=True
+    )
 
     def save(self, path: Path) -> None:
         """Write the record as indented JSON with a final newline, at once or not at all."""
@@ -179,10 +181,12 @@ class Artifact(Record):
     recipe: dict[str, str | int | float | bool | None]
     checkpoint: str
     """Digest."""
+    source: str | None = None
+    """Digest of the artifact that this one was built from; None for those built from the checkpoint."""
     calibration: str
     """sha256 of the calibration windows."""
     unavailable: str | None = None
-    """Why this artifact cannot exist for this checkpoint; then nothing below holds anything."""
+    """Why this artifact cannot exist, for this checkpoint or on this machine; then nothing below holds anything."""
     tools: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     parameters: int | None = None
@@ -334,6 +338,16 @@ class Latency(Record):
     served: Served | None = None
 
 
+class Gpu(Record):
+    """One NVIDIA GPU, as its driver tells of it."""
+
+    name: str
+    compute_capability: str
+    """Such as 9.0: engines and kernels are made for one."""
+    memory_mib: int
+    driver: str
+
+
 class Machine(Record):
     """What latency depends on beside the artifact."""
 
@@ -345,8 +359,19 @@ class Machine(Record):
     memory_gib: int
     """Rounded, since what firmware and kernel keep for themselves changes with their versions."""
     python: str
+    gpus: tuple[Gpu, ...] = ()
 
     # No kernel release and no host name: a reboot or a new container on the same machine keeps the figures.
+
+
+class Hardware(Record):
+    """What this machine lacks for one artifact: all that the artifact's stages depend on of the hardware."""
+
+    name: str
+    lacks: str | None
+    """Such as "needs an NVIDIA GPU of compute capability 8.9 for fp8"; None where there is nothing in the way."""
+    strict: bool = False
+    """That is an error, rather than a row of the report that says so."""
 
 
 class Source(Record):

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from evals.runner import Runner
-from pipeline.records import Message
+from pipeline.records import Gpu, Message
 
 Render = Callable[[Sequence[Message], bool], list[int]]
 """Messages, and whether to open the assistant's turn, to the ids that a model is fed."""
@@ -85,20 +85,32 @@ class Recipe(Protocol):
     """How one kind of artifact is built, read back and run."""
 
     @property
+    def source(self) -> str:
+        """What it is built from: "checkpoint", or the folder of another artifact, as in artifacts/gptq-int4."""
+        ...
+
+    @property
     def quantized(self) -> bool:
         """False where all weights are kept as floats: what such an artifact loses is its runtime's doing."""
         ...
 
     def refusal(self, config: Mapping[str, Any]) -> str | None:
-        """Say why this backend cannot take a model with this config.json, or None where it can."""
+        """Say why this backend cannot take a model with its source's config.json, or None where it can."""
+        ...
+
+    def lacks(self, gpus: Sequence[Gpu]) -> str | None:
+        """Say which hardware a machine with these GPUs lacks to build, open or serve such an artifact, or None.
+
+        As in "needs an NVIDIA GPU of compute capability 8.9 for fp8".
+        """
         ...
 
     def requirements(self) -> list[Missing]:
-        """List what this machine lacks to build and open such an artifact; empty means ready."""
+        """List the software this machine lacks to build and open such an artifact; empty means ready."""
         ...
 
     def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
-        """Fill the empty folder `out` from a checked checkpoint folder; same inputs, same bytes.
+        """Fill the empty folder `out` from the source's checked folder; same inputs, same bytes.
 
         `corpus` holds `calibration.npz` (evals.windows.Windows). Nothing that differs between runs or machines
         (dates, temporary paths) may be left in `out`. Raises BuildError with the tool's last lines.

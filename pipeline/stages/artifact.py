@@ -12,35 +12,37 @@ from pipeline.checkpoints import link
 from pipeline.errors import BuildError, RequirementError
 from pipeline.params import Params
 from pipeline.records import FILE, Artifact, Build, Checkpoint, Vocabulary
+from pipeline.stages import hardware
 
 
 def artifact(params: Params, name: str) -> None:
     """Fill artifacts/<name>/ and write measurements/build/<name>.json.
 
-    An artifact that cannot exist for this checkpoint gets a record that says why; one that this machine lacks the
-    tools for, or whose build goes wrong, is an error.
+    An artifact that cannot exist for this checkpoint, or lacks hardware, gets a record that says why; one that this
+    machine lacks the tools for, or whose build goes wrong, is an error.
     """
     recipe = params.artifacts[name]
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
+    original = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
+    source = None if recipe.source == "checkpoint" else Artifact.load(Path(recipe.source) / FILE)
+    folder = original if source is None else Path(recipe.source)
     identity = Artifact(
         name=name,
         recipe=recipe.model_dump(),
         checkpoint=checkpoint.digest,
+        source=source.digest if source is not None else None,
         calibration=digests.of_file(paths.CORPUS / "calibration.npz"),
         digest="",
     )
-    missing = recipe.requirements()
-    if missing:
-        lacks = "\n".join(f"  {one.what}: {one.remedy}" for one in missing)
-        raise RequirementError(f"artifact {name}: this machine lacks\n{lacks}")
-    folder = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
-    reason = recipe.refusal(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    reason = _obstacle(recipe, source, folder) or hardware.lacking(name)
+    if reason is None:
+        _require(recipe, name)
     start = time.perf_counter()
     with outputs.folder(paths.artifact(name)) as out:
         record = (
             identity.model_copy(update={"unavailable": reason, "digest": digests.of_value(reason)})
             if reason
-            else _build(recipe, identity, checkpoint, folder, out)
+            else _build(recipe, identity, checkpoint, folder, original, out)
         )
         record.save(out / FILE)
     Build(
@@ -50,10 +52,28 @@ def artifact(params: Params, name: str) -> None:
     ).save(paths.build(name))
 
 
-def _build(recipe: AnyRecipe, identity: Artifact, checkpoint: Checkpoint, folder: Path, out: Path) -> Artifact:
+def _obstacle(recipe: AnyRecipe, source: Artifact | None, folder: Path) -> str | None:
+    """Say why this artifact cannot be built on any machine, its source having been read; None where it can."""
+    if source is not None:
+        if source.unavailable is not None:
+            return f"{recipe.source} is unavailable: {source.unavailable}"
+        digests.check_files(folder, source.files)
+    return recipe.refusal(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def _require(recipe: AnyRecipe, name: str) -> None:
+    if missing := recipe.requirements():
+        lacks = "\n".join(f"  {one.what}: {one.remedy}" for one in missing)
+        raise RequirementError(f"artifact {name}: this machine lacks\n{lacks}")
+
+
+def _build(
+    recipe: AnyRecipe, identity: Artifact, checkpoint: Checkpoint, folder: Path, original: Path, out: Path
+) -> Artifact:
+    """Build from `folder`, which is the original checkpoint's or another artifact's; check against the original."""
     built = recipe.build(folder, paths.CORPUS, out)
-    vocabulary = _vocabulary(folder)
-    with recipe.inspect(out, folder) as contents:
+    vocabulary = _vocabulary(original)
+    with recipe.inspect(out, original) as contents:
         found = checks.problems(contents, vocabulary)
         if found:
             listed = "\n".join(f"  {problem}" for problem in found)

@@ -4,6 +4,8 @@ The only stage that always runs; it reads no file that it has read before, and w
 same bytes, so every later stage skips.
 """
 
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,18 +14,29 @@ from pipeline.checkpoints import layout
 from pipeline.errors import ParamsError
 from pipeline.images import state
 from pipeline.params import Params
-from pipeline.records import File, Source, Sources
+from pipeline.records import File, Gpu, Hardware, Source, Sources
 from pipeline.texts import read
 
 
 def inputs(params: Params) -> None:
-    """Write machine.json, checkpoint.json, texts.json, revision.json and builders.json in inputs/."""
-    machine.fingerprint().save(paths.MACHINE)
+    """Write machine.json, hardware/, checkpoint.json, texts.json, revision.json and builders.json in inputs/."""
+    fingerprint = machine.fingerprint()
+    fingerprint.save(paths.MACHINE)
+    _hardware(params, fingerprint.gpus)
     state.revision().save(paths.REVISION)
     state.here().save(paths.BUILDERS)
     _checkpoint(params.checkpoint.source).save(paths.CHECKPOINT_SOURCE)
     calibration, evaluation = (_text(text.source) for text in (params.corpus.calibration, params.corpus.evaluation))
     Sources(calibration=calibration, evaluation=evaluation).save(paths.TEXT_SOURCES)
+
+
+def _hardware(params: Params, gpus: Sequence[Gpu]) -> None:
+    """Write a record for each artifact: those that need no GPU have the same on every machine, and skip."""
+    shutil.rmtree(paths.HARDWARE, ignore_errors=True)
+    for name, recipe in params.artifacts.items():
+        lacks = recipe.lacks(gpus)
+        strict = lacks is not None and bool(os.environ.get("ASSAY_STRICT"))
+        Hardware(name=name, lacks=lacks, strict=strict).save(paths.hardware(name))
 
 
 def _checkpoint(source: str) -> Source:

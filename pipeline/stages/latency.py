@@ -19,14 +19,15 @@ from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, LatencyParams, Params, ServingParams
 from pipeline.progress import track
 from pipeline.records import FILE, Artifact, Latency, Machine, Served, Spread, Timing
+from pipeline.stages import hardware
 
 
 def latency(params: Params, name: str) -> None:
     """Write measurements/latency/<name>.json, raw samples included."""
     folder = paths.artifact(name)
     artifact = Artifact.load(folder / FILE)
-    if artifact.unavailable:
-        unavailable = Latency(name=name, artifact=artifact.digest, unavailable=artifact.unavailable)
+    if reason := hardware.unavailable(artifact):
+        unavailable = Latency(name=name, artifact=artifact.digest, unavailable=reason)
         unavailable.save(paths.latency(name))
         return
     digests.check_files(folder, artifact.files)

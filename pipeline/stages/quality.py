@@ -17,14 +17,15 @@ from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, Params
 from pipeline.progress import track
 from pipeline.records import FILE, Artifact, Quality
+from pipeline.stages import hardware
 
 
 def quality(params: Params, name: str) -> None:
     """Write measurements/quality/<name>.json."""
     folder = paths.artifact(name)
     artifact = Artifact.load(folder / FILE)
-    if artifact.unavailable:
-        unavailable = Quality(name=name, artifact=artifact.digest, unavailable=artifact.unavailable)
+    if reason := hardware.unavailable(artifact):
+        unavailable = Quality(name=name, artifact=artifact.digest, unavailable=reason)
         unavailable.save(paths.quality(name))
         return
     digests.check_files(folder, artifact.files)

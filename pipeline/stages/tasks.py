@@ -6,14 +6,16 @@ from pipeline.checkpoints import link
 from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, Params
 from pipeline.records import FILE, Artifact, Checkpoint, ReferenceAnswers, TaskAnswers, Tasks
+from pipeline.stages import hardware
 
 
 def tasks(params: Params, name: str) -> None:
     """Write measurements/tasks/<name>.json."""
     folder = paths.artifact(name)
     artifact = Artifact.load(folder / FILE)
-    record = Tasks(name=name, artifact=artifact.digest, unavailable=artifact.unavailable, limit=params.tasks.limit)
-    if params.tasks.names and not artifact.unavailable:
+    reason = hardware.unavailable(artifact)
+    record = Tasks(name=name, artifact=artifact.digest, unavailable=reason, limit=params.tasks.limit)
+    if params.tasks.names and not reason:
         reference = ReferenceAnswers.load(paths.ANSWERS)
         checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
         source = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)

@@ -1,13 +1,15 @@
 """AWQ: channels with strong activations are scaled up before rounding, and scaled back in the operation before them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
-from pipeline.records import Record
+from pipeline.records import Gpu, Record
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "granite", "smollm3"})
 """Families whose norms directly precede the linear layers that their names say. GPTQModel folds the scales into
@@ -19,6 +21,7 @@ class Awq(Record):
     """An AWQ artifact in AutoAWQ's GEMM layout; transformers and vLLM load it untouched."""
 
     backend: Literal["awq"]
+    source: Literal["checkpoint"] = Field(default="checkpoint", alias="from")
     bits: Literal[4] = 4
     group_size: Literal[32, 64, 128] = 128
     """Input columns that share a scale and a zero point."""
@@ -40,6 +43,10 @@ class Awq(Record):
                 f"{', '.join(sorted(FAMILIES))}"
             )
         return gptqmodel.refusal(config, self.group_size)
+
+    def lacks(self, gpus: Sequence[Gpu]) -> str | None:
+        """See Recipe.lacks: every CPU will do."""
+        return None
 
     def requirements(self) -> list[Missing]:
         """Need GPTQModel, which also holds the layers that transformers loads AWQ into, through accelerate."""

@@ -3,18 +3,18 @@
 import ast
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from evals.runner import Runner
 from pipeline import toolchains
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.errors import RequirementError
-from pipeline.records import Record
+from pipeline.records import Gpu, Record
 
 Quantization = Literal[
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
@@ -34,6 +34,7 @@ class Gguf(Record):
     """A GGUF file of one quantization type."""
 
     backend: Literal["gguf"]
+    source: Literal["checkpoint"] = Field(default="checkpoint", alias="from")
     quantization: Quantization
     imatrix: bool = True
     """Weight the rounding error of each column by its mean squared activation on the calibration windows; used for
@@ -76,6 +77,10 @@ class Gguf(Record):
             return f"llama.cpp's converter does not know {architecture}"
         if config.get("model_type") == "gemma3_text" and not _full_attention_in_every_sixth_layer(config):
             return "llama.cpp takes every sixth layer of gemma3_text for full attention; this config has another order"
+        return None
+
+    def lacks(self, gpus: Sequence[Gpu]) -> str | None:
+        """See Recipe.lacks: every CPU will do."""
         return None
 
     def requirements(self) -> list[Missing]:

@@ -1,6 +1,6 @@
 """GPTQ: weights rounded one column at a time, the error of each carried over to the columns not yet rounded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
-from pipeline.records import Record
+from pipeline.records import Gpu, Record
 
 REFUSED: Mapping[str, str] = {
     "phi3": "GPTQModel splits the joined gate_up_proj of phi3, and no other library loads the halves",
@@ -23,6 +23,7 @@ class Gptq(Record):
     """A GPTQ artifact in the layout that AutoGPTQ began; transformers and vLLM load it untouched."""
 
     backend: Literal["gptq"]
+    source: Literal["checkpoint"] = Field(default="checkpoint", alias="from")
     bits: Literal[2, 3, 4, 8]
     group_size: Literal[-1, 32, 64, 128] = 128
     """Input columns that share a scale; -1 for one scale a row."""
@@ -44,6 +45,10 @@ class Gptq(Record):
         from pipeline.backends.common import gptqmodel
 
         return REFUSED.get(config.get("model_type", "")) or gptqmodel.refusal(config, self.group_size)
+
+    def lacks(self, gpus: Sequence[Gpu]) -> str | None:
+        """See Recipe.lacks: every CPU will do."""
+        return None
 
     def requirements(self) -> list[Missing]:
         """Need GPTQModel, and optimum, through which transformers loads GPTQ."""

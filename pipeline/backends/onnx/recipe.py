@@ -3,17 +3,17 @@
 import ast
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.errors import RequirementError
-from pipeline.records import Record
+from pipeline.records import Gpu, Record
 
 Algorithm = Literal["default", "k_quant"]
 
@@ -58,6 +58,7 @@ class Onnx(Record):
     """An onnxruntime-genai folder of one precision. Activations are float32, so there is no fp16: CPUs emulate it."""
 
     backend: Literal["onnx"]
+    source: Literal["checkpoint"] = Field(default="checkpoint", alias="from")
     precision: Literal["fp32", "int8", "int4"]
     """int8 and int4 are weight-only: MatMulNBits with one float32 scale a block of a row, the output head included.
     The input embedding stays float32, but at int4 a tied one is shared with the head. Nothing is calibrated."""
@@ -120,6 +121,10 @@ class Onnx(Record):
         if known[architecture] != "cpu":
             return f"onnxruntime-genai builds {architecture} for {known[architecture]} only"
         return _unsupported_option(architecture, config)
+
+    def lacks(self, gpus: Sequence[Gpu]) -> str | None:
+        """See Recipe.lacks: every CPU will do."""
+        return None
 
     def requirements(self) -> list[Missing]:
         """Need the runtime, and what its builder imports."""

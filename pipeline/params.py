@@ -10,7 +10,9 @@ import yaml
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from evals.load import QUANTILES
+from pipeline import compute
 from pipeline.backends import AnyRecipe
+from pipeline.compute import Compute, Device
 from pipeline.errors import ParamsError
 from pipeline.records import Record
 
@@ -182,6 +184,8 @@ class Params(Record):
     latency: LatencyParams
     serving: ServingParams
     tasks: TasksParams
+    device: Device | None = None
+    """What models run on; None is GPUs where there are any."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of every runtime; None is every core this process may use."""
     selection: SelectionParams
@@ -217,6 +221,10 @@ class Params(Record):
         if wanted not in levels:
             raise ValueError(f"selection.concurrency: {wanted} is none of serving.concurrency: {list(levels)}")
         return self
+
+    def compute(self) -> Compute:
+        """What models run on, on this machine. RequirementError where the device that was asked for is not there."""
+        return compute.here(self.threads, self.device)
 
 
 def load(path: Path = PATH) -> Params:

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import digests
 from pipeline.backends.gguf.recipe import Gguf
+from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.records import FILE, Artifact
 from pipeline.toolchains import llama_cpp
@@ -21,7 +22,7 @@ def gguf(folder: Path, recipe: Gguf) -> Path:
         pytest.skip(str(error))
     out = folder / recipe.quantization.lower()
     out.mkdir()
-    recipe.build(CHECKPOINT, folder, out)
+    recipe.build(CHECKPOINT, folder, out, Compute(threads=2))
     record = Artifact(
         name="demo", recipe=recipe.model_dump(), checkpoint="c", calibration="e", digest="a" * 64,
         files=digests.list_files(out),

@@ -14,6 +14,7 @@ from typing import Any
 
 from containers.engines.child import Child
 from containers.engines.contract import Candidate, EngineError, Facts, Sampling, Token, UnsupportedError
+from pipeline.compute import Compute
 
 LINE_BYTES = 2**30
 """Longest message: log-probabilities of a long prompt with many candidates."""
@@ -22,8 +23,9 @@ LINE_BYTES = 2**30
 class PythonEngine:
     """An artifact in a worker process: onnxruntime, transformers, and llama.cpp's bindings where they only score."""
 
-    def __init__(self, artifact: Path, *, threads: int, slots: int, context_tokens: int) -> None:
-        self._arguments = [artifact, "--threads", threads, "--slots", slots, "--context", context_tokens]
+    def __init__(self, artifact: Path, *, compute: Compute, slots: int, context_tokens: int) -> None:
+        runs_on = ("--device", compute.device, "--threads", compute.threads)
+        self._arguments = [artifact, *runs_on, "--slots", slots, "--context", context_tokens]
         self._child: Child | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None

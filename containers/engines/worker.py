@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from containers.engines.sampling import likeliest
 from containers.engines.slots import Batch, Made, Slots
 from containers.engines.text import Stream, Text
 from evals.runner import Ids, Runner
+from pipeline import compute
 from pipeline.errors import AssayError
 from pipeline.params import RECIPE
 from pipeline.records import FILE, Artifact
@@ -207,6 +208,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("artifact", type=Path)
     parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--device", choices=get_args(compute.Device), required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--context", type=int, required=True)
@@ -215,7 +217,7 @@ def main() -> int:
     with ExitStack() as stack:
         try:
             recipe = RECIPE.validate_python(Artifact.load(options.artifact / FILE).recipe)
-            runner = stack.enter_context(recipe.open(options.artifact, options.threads))
+            runner = stack.enter_context(recipe.open(options.artifact, compute.here(options.threads, options.device)))
             worker = _worker(recipe.backend, options, runner, wire)
         except AssayError as error:
             print(error, file=sys.stderr)
@@ -230,7 +232,7 @@ def _worker(backend: str, options: argparse.Namespace, runner: Any, wire: socket
         from containers.engines.llama_cpp.model import model as scored
 
         return Worker(scored(runner), wire)
-    sizes = {"slots": options.slots, "context_tokens": options.context, "threads": options.threads}
+    sizes = {"slots": options.slots, "context_tokens": options.context}
     if backend == "onnx":
         from containers.engines.onnxruntime.model import model as onnx
 

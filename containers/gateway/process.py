@@ -17,6 +17,7 @@ from typing import Any
 
 from containers.engines.child import die_with_parent
 from containers.gateway.settings import Settings
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 
 HOST = "127.0.0.1"
@@ -109,13 +110,13 @@ class GatewayProcess:
 
 
 @contextmanager
-def gateway(artifact: Path, *, threads: int, slots: int, flags: tuple[str, ...] = ()) -> Iterator[GatewayProcess]:
+def gateway(artifact: Path, *, compute: Compute, slots: int, flags: tuple[str, ...] = ()) -> Iterator[GatewayProcess]:
     """Serve an artifact's folder to this machine alone, without keys, on a free port, until the block ends.
 
     `flags` are more of the gateway's own. MeasurementError with its last lines when it does not come up, or does not
     end well after a block that did; after a block that raised, it is killed.
     """
-    sizes = ("--threads", str(threads), "--slots", str(slots))
+    sizes = ("--device", compute.device, "--threads", str(compute.threads), "--slots", str(slots))
     command = [sys.executable, "-m", "containers.gateway", "--artifact", str(artifact), *sizes, *flags]
     # What sets up a container from outside is not meant for this one.
     theirs = {f"ASSAY_{name.upper()}" for name in Settings.model_fields}

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import time
@@ -16,6 +15,7 @@ from containers.gateway.app import Gateway, build
 from containers.gateway.evidence import Evidence
 from containers.gateway.logs import log
 from containers.gateway.settings import Settings
+from pipeline import compute
 
 POLL_SECONDS = 0.05
 BACKLOG = 2048
@@ -35,7 +35,7 @@ def serve(settings: Settings, evidence: Evidence) -> None:
     """Serve an artifact until SIGTERM or SIGINT; return when everything has ended. OSError for a port that is taken."""
     engine = engines.engine(
         settings.artifact,
-        threads=settings.threads or len(os.sched_getaffinity(0)),
+        compute=compute.here(settings.threads, settings.device),
         slots=settings.slots,
         context_tokens=settings.context_tokens,
     )

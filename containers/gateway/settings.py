@@ -36,6 +36,8 @@ class Settings(BaseSettings):
     requests_per_minute: int | None = Field(default=None, ge=1)
     """Of one key; None is no limit."""
 
+    device: Literal["cpu", "cuda"] | None = None
+    """What the engine computes on; None is GPUs where there are any."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of the engine; None is every core."""
     slots: int = Field(default=4, ge=1)

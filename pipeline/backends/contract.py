@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from evals.runner import Runner
+from pipeline.compute import Compute
 from pipeline.records import Gpu, Message
 
 Render = Callable[[Sequence[Message], bool], list[int]]
@@ -109,7 +110,7 @@ class Recipe(Protocol):
         """List the software this machine lacks to build and open such an artifact; empty means ready."""
         ...
 
-    def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
+    def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """Fill the empty folder `out` from the source's checked folder; same inputs, same bytes.
 
         `corpus` holds `calibration.npz` (evals.windows.Windows). Nothing that differs between runs or machines
@@ -121,6 +122,6 @@ class Recipe(Protocol):
         """Read the artifact back for the structural checks."""
         ...
 
-    def open(self, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
-        """Load the artifact in this process, with `threads` CPU threads."""
+    def open(self, artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
+        """Load the artifact in this process, to run on `compute`."""
         ...

@@ -8,6 +8,7 @@ from evals import memory
 from pipeline import digests, outputs, paths
 from pipeline.backends import AnyRecipe
 from pipeline.backends.common import checks, hf_tokenizer
+from pipeline.backends.contract import Built
 from pipeline.checkpoints import link
 from pipeline.errors import BuildError, RequirementError
 from pipeline.params import Params
@@ -39,11 +40,11 @@ def artifact(params: Params, name: str) -> None:
         _require(recipe, name)
     start = time.perf_counter()
     with outputs.folder(paths.artifact(name)) as out:
-        record = (
-            identity.model_copy(update={"unavailable": reason, "digest": digests.of_value(reason)})
-            if reason
-            else _build(recipe, identity, checkpoint, folder, original, out)
-        )
+        if reason:
+            record = identity.model_copy(update={"unavailable": reason, "digest": digests.of_value(reason)})
+        else:
+            built = recipe.build(folder, paths.CORPUS, out, params.compute())
+            record = _checked(recipe, built, identity, checkpoint, original, out)
         record.save(out / FILE)
     Build(
         artifact=record.digest,
@@ -67,11 +68,10 @@ def _require(recipe: AnyRecipe, name: str) -> None:
         raise RequirementError(f"artifact {name}: this machine lacks\n{lacks}")
 
 
-def _build(
-    recipe: AnyRecipe, identity: Artifact, checkpoint: Checkpoint, folder: Path, original: Path, out: Path
+def _checked(
+    recipe: AnyRecipe, built: Built, identity: Artifact, checkpoint: Checkpoint, original: Path, out: Path
 ) -> Artifact:
-    """Build from `folder`, which is the original checkpoint's or another artifact's; check against the original."""
-    built = recipe.build(folder, paths.CORPUS, out)
+    """Read what was built back, hold it against the original checkpoint, and complete its record."""
     vocabulary = _vocabulary(original)
     with recipe.inspect(out, original) as contents:
         found = checks.problems(contents, vocabulary)

@@ -14,7 +14,8 @@ from evals.load import Level, Slo, summarize
 from evals.load_client import LoadError, closed_loop
 from evals.runner import Ids
 from evals.windows import Windows
-from pipeline import digests, machine, paths
+from pipeline import digests, paths
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, LatencyParams, Params, ServingParams
 from pipeline.progress import track
@@ -31,24 +32,24 @@ def latency(params: Params, name: str) -> None:
         unavailable.save(paths.latency(name))
         return
     digests.check_files(folder, artifact.files)
-    threads = params.threads or machine.usable_cores()
+    compute = params.compute()
     # Real text: a mixture of experts routes nonsense to other experts than it routes text.
     text = Windows.load(paths.CORPUS / "evaluation.npz").ids.ravel()
     Latency(
         name=name,
         artifact=artifact.digest,
         machine=digests.of_value(Machine.load(paths.MACHINE).model_dump()),
-        threads=threads,
-        **_in_process(params.latency, artifact, text, threads),
-        served=_served(params.serving, artifact, text, threads),
+        threads=compute.threads,
+        **_in_process(params.latency, artifact, text, compute),
+        served=_served(params.serving, artifact, text, compute),
     ).save(paths.latency(name))
 
 
-def _in_process(wanted: LatencyParams, artifact: Artifact, text: Ids, threads: int) -> dict[str, Any]:
+def _in_process(wanted: LatencyParams, artifact: Artifact, text: Ids, compute: Compute) -> dict[str, Any]:
     """Time the engine by itself; return what the record holds of it."""
     (prompt,) = pieces(text, 1, wanted.prompt_tokens, "latency.prompt_tokens")
     start = time.perf_counter()
-    with RECIPE.validate_python(artifact.recipe).open(paths.artifact(artifact.name), threads) as runner:
+    with RECIPE.validate_python(artifact.recipe).open(paths.artifact(artifact.name), compute) as runner:
         load_seconds = time.perf_counter() - start
         runs = speed.time_generations(
             runner,
@@ -70,12 +71,12 @@ def _in_process(wanted: LatencyParams, artifact: Artifact, text: Ids, threads: i
     }
 
 
-def _served(wanted: ServingParams, artifact: Artifact, text: Ids, threads: int) -> Served:
+def _served(wanted: ServingParams, artifact: Artifact, text: Ids, compute: Compute) -> Served:
     """Start the gateway as an image does, and put it under each level's load in turn."""
     slots = max(wanted.concurrency)
     count = (wanted.warmup + wanted.requests) * sum(wanted.concurrency)
     prompts = iter(pieces(text, count, wanted.prompt_tokens, "serving.prompt_tokens"))
-    with gateway(paths.artifact(artifact.name), threads=threads, slots=slots) as server:
+    with gateway(paths.artifact(artifact.name), compute=compute, slots=slots) as server:
         levels = [_level(wanted, server, artifact.name, streams, prompts) for streams in wanted.concurrency]
         peak = memory.peak_family_rss_bytes(server.pid)
     return Served(

@@ -12,7 +12,7 @@ from evals.runner import Runner
 from evals.scoring import score
 from evals.statistics import exponential
 from evals.windows import Windows
-from pipeline import digests, machine, paths
+from pipeline import digests, paths
 from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, Params
 from pipeline.progress import track
@@ -29,11 +29,10 @@ def quality(params: Params, name: str) -> None:
         unavailable.save(paths.quality(name))
         return
     digests.check_files(folder, artifact.files)
-    threads = params.threads or machine.usable_cores()
     before = memory.rss_bytes()
     # One thread for numpy's products: more would wait for the runtime's own threads, which spin between their passes.
     one = threadpool_limits(1, user_api="blas")
-    with one, RECIPE.validate_python(artifact.recipe).open(folder, threads) as runner:
+    with one, RECIPE.validate_python(artifact.recipe).open(folder, params.compute()) as runner:
         try:
             record = _measure(params, name, artifact, runner)
         except ValueError as error:

@@ -10,7 +10,7 @@ from evals.perplexity import Nll
 from evals.runner import Logits
 from evals.scoring import Normalizer, score
 from evals.windows import Windows
-from pipeline import digests, machine, outputs, paths
+from pipeline import digests, outputs, paths
 from pipeline.checkpoints import link
 from pipeline.errors import MeasurementError
 from pipeline.params import Params
@@ -28,7 +28,7 @@ def reference(params: Params) -> None:
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
     windows = Windows.load(paths.CORPUS / "evaluation.npz")
     folder = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
-    runner = causal_lm.load(folder, checkpoint.dtype, params.threads or machine.usable_cores())
+    runner = causal_lm.load(folder, checkpoint.dtype, params.compute())
     with outputs.folder(paths.REFERENCE) as out:
         try:
             nll = _score(runner, windows, out / "hidden.npy")

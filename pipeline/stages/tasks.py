@@ -1,7 +1,7 @@
 """How one artifact answers lm-evaluation-harness's tasks, and how its answers differ from the reference's."""
 
 from evals.answers import Answers, accuracy, compare
-from pipeline import digests, harness, machine, paths
+from pipeline import digests, harness, paths
 from pipeline.checkpoints import link
 from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, Params
@@ -20,8 +20,7 @@ def tasks(params: Params, name: str) -> None:
         checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
         source = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
         digests.check_files(folder, artifact.files)
-        threads = params.threads or machine.usable_cores()
-        with RECIPE.validate_python(artifact.recipe).open(folder, threads) as runner:
+        with RECIPE.validate_python(artifact.recipe).open(folder, params.compute()) as runner:
             found = harness.run(runner, params.tasks, checkpoint, source, name)
             settings = dict(runner.settings)
         try:

@@ -81,7 +81,7 @@ def _served(params: Params, name: str, client: Client, windows: Windows) -> Iter
     yield checks.scores(client, windows, quality.perplexity, _bar("scoring through the image"))
     prompts = agreement.prompts(windows, params.greedy.prompts, params.greedy.prompt_tokens)
     recipe = RECIPE.validate_python(Artifact.load(folder / FILE).recipe)
-    with recipe.open(folder, params.threads or machine.usable_cores()) as runner:
+    with recipe.open(folder, params.compute()) as runner:
         bar = _bar("comparing answers of the image")
         yield checks.greedy(client, runner, prompts, params.greedy.output_tokens, bar)
     yield _throughput(params, Latency.load(paths.latency(name)), client, windows)

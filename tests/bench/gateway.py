@@ -22,6 +22,7 @@ from containers.gateway.process import gateway as served
 from evals import memory
 from evals.load import Exchange
 from evals.load_client import closed_loop
+from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact, File
 from pipeline.toolchains import llama_cpp
 from tests.bench.workspace import PYTHON, ROOT, Row, random_checkpoint, row, run
@@ -42,7 +43,7 @@ def gateway(scratch: Path) -> list[Row]:
     """
     file = _gguf(scratch)
     rows = _ready(scratch, file)
-    with _bare(file) as bare, served(scratch, threads=THREADS, slots=SLOTS, flags=_flags()) as ours:
+    with _bare(file) as bare, served(scratch, compute=Compute(threads=THREADS), slots=SLOTS, flags=_flags()) as ours:
         for streams in REQUESTS:
             rounds = [
                 (_round(bare, "model", streams, 2 * number), _round(ours.url, ours.model, streams, 2 * number + 1))
@@ -61,7 +62,9 @@ def gateway(scratch: Path) -> list[Row]:
 def overload(scratch: Path) -> list[Row]:
     """Send requests at 4 times the rate that the gateway can answer, for a minute."""
     _gguf(scratch)
-    with served(scratch, threads=THREADS, slots=SLOTS, flags=(*_flags(), "--queue", str(SLOTS))) as ours:
+    with served(
+        scratch, compute=Compute(threads=THREADS), slots=SLOTS, flags=(*_flags(), "--queue", str(SLOTS))
+    ) as ours:
         capacity = max(_rate(_round(ours.url, ours.model, SLOTS, number)) for number in range(3)) / OUTPUT_TOKENS
         before = memory.peak_family_rss_bytes(ours.pid)
         outcomes, seconds = asyncio.run(_flood(ours.url, ours.model, 4 * capacity))
@@ -133,7 +136,7 @@ def _ready(scratch: Path, file: Path) -> list[Row]:
         began = time.perf_counter()
         with _bare(file):
             bare.append(time.perf_counter() - began)
-        with served(scratch, threads=THREADS, slots=SLOTS, flags=_flags()) as server:
+        with served(scratch, compute=Compute(threads=THREADS), slots=SLOTS, flags=_flags()) as server:
             ours.append(server.load_seconds)
     limit = 1.3 * min(bare) + 2
     what = f"seconds until the gateway is ready, llama-server alone {min(bare):.2f}"

@@ -20,6 +20,7 @@ from pipeline.backends.common import causal_lm
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.onnx import genai
 from pipeline.backends.onnx.recipe import Onnx
+from pipeline.compute import Compute
 from tests.bench.workspace import PYTHON, Row, random_checkpoint, row, run, seconds, workspace
 
 THREADS = len(os.sched_getaffinity(0))
@@ -53,11 +54,11 @@ def scoring(scratch: Path) -> list[Row]:
     rows = []
     for name in names[:2]:
         rows += _gguf(clone, name, Gguf.model_validate(params["artifacts"][name]), text)
-    runner = causal_lm.load(checkpoint, "bfloat16", THREADS)
+    runner = causal_lm.load(checkpoint, "bfloat16", Compute(threads=THREADS))
     ours = _rate(text, lambda windows: score(runner, windows))
     rows.append(_ratio("reference scoring / a bare transformers loop", ours, _transformers_loop(checkpoint, text)))
     folder = clone / "artifacts/onnx-fp32"
-    with Onnx.model_validate(params["artifacts"]["onnx-fp32"]).open(folder, THREADS) as opened:
+    with Onnx.model_validate(params["artifacts"]["onnx-fp32"]).open(folder, Compute(threads=THREADS)) as opened:
         ours = _rate(text, lambda windows: score(opened, windows))
     rows.append(_ratio("ONNX scoring / bare onnxruntime-genai", ours, _genai_loop(folder, text)))
     return rows
@@ -94,7 +95,7 @@ def vocabulary(scratch: Path) -> list[Row]:
 def _gguf(clone: Path, name: str, recipe: Gguf, text: Windows) -> list[Row]:
     """Time ours without and with the comparison that gives divergences; llama-perplexity gives none in this mode."""
     path = clone / "artifacts" / name / recipe.file_name
-    with threadpool_limits(1, user_api="blas"), recipe.open(path.parent, THREADS) as runner:
+    with threadpool_limits(1, user_api="blas"), recipe.open(path.parent, Compute(threads=THREADS)) as runner:
         plain = _rate(text, lambda windows: score(runner, windows))
         compared = _rate(text, lambda windows: score(runner, windows, Comparison(clone / "reference").observe))
     words = clone / "text.txt"

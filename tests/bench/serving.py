@@ -16,6 +16,7 @@ from containers.engines.python import PythonEngine
 from evals.runner import Ids, Runner
 from evals.speed import time_generations
 from evals.windows import Windows
+from pipeline.compute import Compute
 from pipeline.params import RECIPE
 from pipeline.records import FILE, Artifact
 from tests.bench.workspace import PYTHON, Row, random_checkpoint, row, run, workspace
@@ -41,12 +42,13 @@ def engines(scratch: Path) -> list[Row]:
     rows = []
     for name in names:
         folder = clone / "artifacts" / name
-        with RECIPE.validate_python(Artifact.load(folder / FILE).recipe).open(folder, THREADS) as runner:
+        recipe = RECIPE.validate_python(Artifact.load(folder / FILE).recipe)
+        with recipe.open(folder, Compute(threads=THREADS)) as runner:
             rates = asyncio.run(_rates(folder, runner, prompts))
         bare, one, several = np.array(rates).T
         rows += [
             _row(f"ONNX engine, {STREAMS} streams / 1 stream, {name}, tokens/s", several, one, 1.8),
-            _row(f"ONNX engine, 1 stream / its Runner alone, {name}, tokens/s", one, bare, 0.95),
+            _row(f"ONNX engine, 1 stream / its Runner alone, {name}, tokens/s", one, bare, 0.9),
         ]
     return rows
 
@@ -68,7 +70,9 @@ def _artifacts(clone: Path, names: Sequence[str]) -> Path:
 
 async def _rates(folder: Path, runner: Runner, prompts: Sequence[Ids]) -> list[tuple[float, float, float]]:
     """Return each round's output tokens per second: of the bare Runner, of one stream, and of all together."""
-    engine = PythonEngine(folder, threads=THREADS, slots=len(prompts), context_tokens=PROMPT_TOKENS + OUTPUT_TOKENS)
+    engine = PythonEngine(
+        folder, compute=Compute(threads=THREADS), slots=len(prompts), context_tokens=PROMPT_TOKENS + OUTPUT_TOKENS
+    )
     await engine.start()
     try:
         rates = [

@@ -27,6 +27,7 @@ from pipeline.backends.gptq.recipe import Gptq
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.checkpoints.check import check
 from pipeline.checkpoints.obtain import obtain
+from pipeline.compute import Compute
 from pipeline.errors import CheckpointError, RequirementError
 from pipeline.records import Vocabulary
 from pipeline.toolchains import llama_cpp
@@ -163,13 +164,13 @@ def test_a_backend_takes_a_family_whole_or_says_why_not(
 
 def _prove(recipe: Recipe, case: Case, out: Path, bound: float) -> None:
     out.mkdir()
-    recipe.build(case.checkpoint, case.corpus, out)
+    recipe.build(case.checkpoint, case.corpus, out, Compute(threads=2))
     with recipe.inspect(out, case.checkpoint) as contents:
         assert checks.problems(contents, case.vocabulary) == []
         print(
             f"{recipe}: chat template agreement {checks.chat_template_agreement(contents.tokenizer, case.vocabulary)}"
         )
-    with recipe.open(out, THREADS) as runner:
+    with recipe.open(out, Compute(threads=THREADS)) as runner:
         blocks = [np.array(block) for block in runner.logits(case.ids)]
         greedy = list(runner.generate(case.ids[:32], 4))
     # An embedding may be padded, or cut to the tokens there are: compare what both have.

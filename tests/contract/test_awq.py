@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from pipeline import digests
 from pipeline.backends.awq.recipe import Awq
 from pipeline.backends.common.causal_lm import CausalLMRunner
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 from tests.contract import packed
 from tests.contract.packed import Case
@@ -27,14 +28,14 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 @pytest.fixture(scope="module")
 def artifact(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("awq")
-    RECIPE.build(case.checkpoint, case.corpus, out)
+    RECIPE.build(case.checkpoint, case.corpus, out, Compute(threads=2))
     return out
 
 
 def test_a_second_build_has_the_same_bytes(case: Case, artifact: Path, tmp_path: Path) -> None:
     again = tmp_path / "of-another-name"
     again.mkdir()
-    built = RECIPE.build(case.checkpoint, case.corpus, again)
+    built = RECIPE.build(case.checkpoint, case.corpus, again, Compute(threads=2))
     assert digests.list_files(again) == digests.list_files(artifact)
     # Grouped queries: v_proj is narrower than o_proj, so nothing can take up the scales of o_proj's input.
     assert [note.rpartition(": ")[2] for note in built.notes] == ["self_attn.o_proj"]
@@ -43,7 +44,7 @@ def test_a_second_build_has_the_same_bytes(case: Case, artifact: Path, tmp_path:
 
 def test_four_bits_cost_little_and_are_scored_as_stored(case: Case, artifact: Path) -> None:
     """A scale folded into the wrong norm costs nats; published AWQ costs a few hundredths, small models more."""
-    with RECIPE.open(artifact, 2) as runner:
+    with RECIPE.open(artifact, Compute(threads=2)) as runner:
         measured = packed.nll(runner, case.evaluation)
         packed.assert_greedy(runner, case.evaluation.ids[0][:32], tolerance=0.1)
     assert -0.01 < measured - case.nll < 0.15
@@ -55,7 +56,7 @@ def test_four_bits_cost_little_and_are_scored_as_stored(case: Case, artifact: Pa
 def test_loads_untouched_in_transformers(case: Case, artifact: Path) -> None:
     ids = case.evaluation.ids[0]
     plain = CausalLMRunner(AutoModelForCausalLM.from_pretrained(artifact))
-    with RECIPE.open(artifact, 2) as runner:
+    with RECIPE.open(artifact, Compute(threads=2)) as runner:
         np.testing.assert_allclose(packed.logits(runner, ids), packed.logits(plain, ids), atol=0.2)
 
 
@@ -83,7 +84,7 @@ def test_a_truncated_file_is_a_measurement_error(artifact: Path, tmp_path: Path)
     shutil.copytree(artifact, damaged)
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(MeasurementError, match="truncated"), RECIPE.open(damaged, 1):
+    with pytest.raises(MeasurementError, match="truncated"), RECIPE.open(damaged, Compute(threads=1)):
         pass
 
 

@@ -16,6 +16,7 @@ from pipeline.backends.gguf import server
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.gptq.recipe import Gptq
 from pipeline.backends.onnx.recipe import Onnx
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 from pipeline.records import Message, Vocabulary
 
@@ -58,7 +59,7 @@ def built(request: pytest.FixtureRequest, yardstick: Vocabulary, tmp_path_factor
     out.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        recipe.build(DEMO, folder, out)
+        recipe.build(DEMO, folder, out, Compute(threads=2))
     return recipe, out
 
 

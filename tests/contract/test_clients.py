@@ -20,6 +20,7 @@ from evals.runner import Ids, Logits, Prompt, Runner
 from evals.scoring import log_normalizer, target_logits
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.gguf.recipe import Gguf
+from pipeline.compute import Compute
 from tests import demo
 from tests.gateways import KEY, Served, process
 
@@ -62,7 +63,7 @@ def client(served: Served) -> openai.OpenAI:
 @pytest.fixture(scope="module")
 def runner(artifact: Path) -> Iterator[Runner]:
     """What measured it."""
-    with RECIPE.open(artifact, threads=2) as runner:
+    with RECIPE.open(artifact, Compute(threads=2)) as runner:
         yield runner
 
 

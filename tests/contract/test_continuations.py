@@ -15,6 +15,7 @@ from pipeline.backends.gguf import run as gguf_run
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.onnx import run as onnx_run
 from pipeline.backends.onnx.recipe import Onnx
+from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.toolchains import llama_cpp
 from tests.families import FAMILIES
@@ -93,12 +94,12 @@ def test_gguf(name: str, checkpoint: Callable[[str], Path], tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "artifacts" / name
     out.mkdir(parents=True)
-    recipe.build(checkpoint(name), tmp_path, out)
+    recipe.build(checkpoint(name), tmp_path, out, Compute(threads=2))
     vocabulary = 500
-    with recipe.open(out, threads=2) as runner:
+    with recipe.open(out, Compute(threads=2)) as runner:
         assert largest_error(runner, vocabulary) < GGUF_TOLERANCE
     monkeypatch.setattr(gguf_run, "BATCH_TOKENS", 16)
-    with recipe.open(out, threads=2) as runner:
+    with recipe.open(out, Compute(threads=2)) as runner:
         assert largest_error(runner, vocabulary) < GGUF_TOLERANCE
 
 
@@ -108,9 +109,9 @@ def test_onnx(name: str, checkpoint: Callable[[str], Path], tmp_path: Path, monk
     recipe = Onnx(backend="onnx", precision="fp32")
     if missing := recipe.requirements():
         pytest.skip(missing[0].what)
-    recipe.build(checkpoint(name), tmp_path, tmp_path / "out")
-    with recipe.open(tmp_path / "out", threads=2) as runner:
+    recipe.build(checkpoint(name), tmp_path, tmp_path / "out", Compute(threads=2))
+    with recipe.open(tmp_path / "out", Compute(threads=2)) as runner:
         assert largest_error(runner, 500) < 1e-4
     monkeypatch.setattr(onnx_run, "BLOCK_BYTES", 4 * 4 * 1000)
-    with recipe.open(tmp_path / "out", threads=2) as runner:
+    with recipe.open(tmp_path / "out", Compute(threads=2)) as runner:
         assert largest_error(runner, 500) < 1e-4

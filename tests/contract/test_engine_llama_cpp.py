@@ -18,6 +18,7 @@ from containers.engines.contract import UNTOLD, EngineError, Sampling, Token, Un
 from containers.engines.llama_cpp.engine import LlamaCppEngine
 from evals.scoring import score
 from pipeline.backends.gguf.recipe import Gguf
+from pipeline.compute import Compute
 from tests import demo
 from tests.fakes import windows
 
@@ -34,7 +35,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def started(artifact: Path, slots: int = 2) -> AsyncIterator[LlamaCppEngine]:
-    engine = engines.engine(artifact, threads=2, slots=slots, context_tokens=512)
+    engine = engines.engine(artifact, compute=Compute(threads=2), slots=slots, context_tokens=512)
     assert isinstance(engine, LlamaCppEngine)
     facts = await engine.start()
     assert (facts.context_tokens, facts.vocabulary_size, facts.bos_id, facts.eos_id) == (512, 4096, 1, 2)
@@ -64,7 +65,7 @@ def test_greedy_answers_are_the_bindings_own(artifact: Path) -> None:
             asked = [await engine.tokenize(prompt, add_special=True) for prompt in PROMPTS]
             return [(ids, *(await answer(engine, prompt))[:2]) for ids, prompt in zip(asked, PROMPTS, strict=True)]
 
-    with RECIPE.open(artifact, 2) as runner:
+    with RECIPE.open(artifact, Compute(threads=2)) as runner:
         for prompt, ids, _ in run(ask()):
             own = list(runner.generate(np.array(prompt, np.int32), GREEDY.max_tokens))
             assert set(ids) <= {*own, UNTOLD}  # a token that leaves a character incomplete is not told
@@ -107,7 +108,7 @@ def test_scores_are_those_of_evaluation(artifact: Path) -> None:
             return await engine.score(ids, 2)
 
     first, *scored = run(ask())
-    with RECIPE.open(artifact, 2) as runner:
+    with RECIPE.open(artifact, Compute(threads=2)) as runner:
         nll = score(runner, windows([ids]))[0]
     assert first.logprob is None
     assert [token.id for token in scored] == ids[1:]

@@ -23,6 +23,7 @@ from evals.windows import Windows
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.backends.onnx.run import OnnxRunner
+from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact
 from tests.families import FAMILIES
 
@@ -61,7 +62,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         pytest.skip("models/demo holds no checkpoint")
     artifact = built(DEMO, tmp_path_factory.mktemp("demo") / "artifact")
     with asyncio.Runner() as loop:
-        engine = PythonEngine(artifact, threads=2, slots=SLOTS, context_tokens=CONTEXT)
+        engine = PythonEngine(artifact, compute=Compute(threads=2), slots=SLOTS, context_tokens=CONTEXT)
         facts = loop.run(engine.start())
         yield Started(loop, engine, facts, artifact)
         loop.run(engine.stop())
@@ -71,7 +72,7 @@ def built(checkpoint: Path, artifact: Path) -> Path:
     if missing := RECIPE.requirements():
         pytest.skip(missing[0].what)
     artifact.mkdir()
-    RECIPE.build(checkpoint, artifact, artifact)
+    RECIPE.build(checkpoint, artifact, artifact, Compute(threads=2))
     record = Artifact(name="it", recipe=RECIPE.model_dump(), checkpoint="", calibration="", digest="")
     record.save(artifact / FILE)
     return artifact
@@ -83,7 +84,7 @@ def greedy(tokens: int, **changes: Any) -> Sampling:
 
 def expected(artifact: Path, prompts: Sequence[Sequence[int]], tokens: Sequence[int]) -> list[list[int]]:
     """What evaluation's runner generates for each prompt alone."""
-    with RECIPE.open(artifact, threads=2) as runner:
+    with RECIPE.open(artifact, Compute(threads=2)) as runner:
         return [
             list(runner.generate(np.array(prompt, np.int32), count))
             for prompt, count in zip(prompts, tokens, strict=True)
@@ -183,7 +184,7 @@ def test_scores_are_those_of_evaluation(started: Started) -> None:
     ids = np.array(started.ids("The statement binds a name. " * 12), np.int32)
     tokens = started.run(started.engine.score(ids.tolist(), 2))
     row = np.zeros(1, np.int32)
-    with RECIPE.open(started.artifact, threads=2) as runner:
+    with RECIPE.open(started.artifact, Compute(threads=2)) as runner:
         nll = score(runner, Windows(ids=ids[None], document=row, utf8_bytes=row.astype(np.int64))).ravel()
     assert of(tokens) == ids.tolist()
     assert tokens[0].logprob is None
@@ -232,7 +233,7 @@ def test_end_of_sequence_ends(started: Started, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"eos_token_id": 2', f'"eos_token_id": [2, {stop}]'))
 
     async def run() -> tuple[Facts, list[Token], list[Token]]:
-        engine = PythonEngine(stopping, threads=1, slots=1, context_tokens=CONTEXT)
+        engine = PythonEngine(stopping, compute=Compute(threads=1), slots=1, context_tokens=CONTEXT)
         facts = await engine.start()
         try:
             stopped = await take(engine.generate(prompt, Sampling(max_tokens=40, temperature=0)))
@@ -296,7 +297,7 @@ def test_the_whole_context_can_be_used(started: Started) -> None:
 
 def test_a_worker_that_dies_says_so_and_can_be_started_again(started: Started) -> None:
     async def run() -> str:
-        engine = PythonEngine(started.artifact, threads=1, slots=1, context_tokens=64)
+        engine = PythonEngine(started.artifact, compute=Compute(threads=1), slots=1, context_tokens=64)
         await engine.start()
         assert engine._child is not None
         stream = engine.generate([1], greedy(60))
@@ -323,7 +324,7 @@ def test_a_damaged_artifact_does_not_start(started: Started, tmp_path: Path) -> 
     broken = shutil.copytree(started.artifact, tmp_path / "broken")
     (broken / "model.onnx.data").unlink()
     with pytest.raises(EngineError, match=r"model\.onnx\.data"):
-        started.run(PythonEngine(broken, threads=1, slots=1, context_tokens=64).start())
+        started.run(PythonEngine(broken, compute=Compute(threads=1), slots=1, context_tokens=64).start())
 
 
 def test_memory_stays_flat(started: Started) -> None:
@@ -348,7 +349,7 @@ def test_slots_know_nothing_of_each_other(family: str, tmp_path: Path) -> None:
     FAMILIES[family].make(tmp_path / "checkpoint", Path())
     artifact = built(tmp_path / "checkpoint", tmp_path / "artifact")
     random = np.random.default_rng(0)
-    with RECIPE.open(artifact, threads=2) as runner:
+    with RECIPE.open(artifact, Compute(threads=2)) as runner:
         assert isinstance(runner, OnnxRunner)
         slots = OnnxSlots(runner.decoder, 4, 128)
         sequences: dict[int, list[int]] = {}
@@ -392,7 +393,7 @@ def test_longrope_keeps_to_the_original_context(tmp_path: Path) -> None:
     config |= {"rope_scaling": {"type": "longrope", **factors}, "original_max_position_embeddings": 64}
     path.write_text(json.dumps(config))
     artifact = built(tmp_path / "checkpoint", tmp_path / "artifact")
-    with RECIPE.open(artifact, threads=1) as runner:
+    with RECIPE.open(artifact, Compute(threads=1)) as runner:
         assert isinstance(runner, OnnxRunner)
-        assert model(artifact, runner, slots=2, context_tokens=4096, threads=1).facts.context_tokens == 64
-        assert model(artifact, runner, slots=2, context_tokens=32, threads=1).facts.context_tokens == 32
+        assert model(artifact, runner, slots=2, context_tokens=4096).facts.context_tokens == 64
+        assert model(artifact, runner, slots=2, context_tokens=32).facts.context_tokens == 32

@@ -23,6 +23,7 @@ from pipeline.backends.awq.recipe import Awq
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.common.causal_lm import CausalLMRunner
 from pipeline.backends.gptq.recipe import Gptq
+from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact
 from tests.contract import packed
 
@@ -51,11 +52,11 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     recipe = RECIPES[request.param]
     case = packed.case(tmp_path_factory.mktemp("corpus"))
     artifact = tmp_path_factory.mktemp(request.param)
-    recipe.build(case.checkpoint, case.corpus, artifact)
+    recipe.build(case.checkpoint, case.corpus, artifact, Compute(threads=2))
     record = Artifact(name="it", recipe=recipe.model_dump(), checkpoint="", calibration="", digest="")
     record.save(artifact / FILE)
-    with asyncio.Runner() as loop, recipe.open(artifact, 2) as runner:
-        engine = PythonEngine(artifact, threads=2, slots=SLOTS, context_tokens=CONTEXT)
+    with asyncio.Runner() as loop, recipe.open(artifact, Compute(threads=2)) as runner:
+        engine = PythonEngine(artifact, compute=Compute(threads=2), slots=SLOTS, context_tokens=CONTEXT)
         facts = loop.run(engine.start())
         yield Started(loop, engine, facts, artifact, runner, case.evaluation)
         loop.run(engine.stop())

@@ -18,6 +18,7 @@ from evals.windows import Windows
 from pipeline.backends.gguf import ids, library, source, tokenizer
 from pipeline.backends.gguf.build import notes
 from pipeline.backends.gguf.recipe import Gguf
+from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError, RequirementError
 from pipeline.toolchains import LlamaCpp, llama_cpp
 
@@ -93,7 +94,7 @@ def artifacts(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         for quantization in ("F16", "Q8_0", "Q4_K_M"):
             built[quantization] = root / "artifacts" / quantization
             built[quantization].mkdir(parents=True)
-            recipe(quantization).build(model.checkpoint, model.corpus, built[quantization])
+            recipe(quantization).build(model.checkpoint, model.corpus, built[quantization], Compute(threads=2))
         yield built
 
 
@@ -113,7 +114,7 @@ def token_nll(logits: np.ndarray[Any, Any], targets: Ids) -> np.ndarray[Any, Any
 
 
 def score(artifact: Path, quantization: str, windows: Ids) -> np.ndarray[Any, Any]:
-    with recipe(quantization).open(artifact, threads=2) as runner:
+    with recipe(quantization).open(artifact, Compute(threads=2)) as runner:
         return np.array([token_nll(np.concatenate([b.copy() for b in runner.logits(w)]), w[1:]) for w in windows])
 
 
@@ -127,7 +128,7 @@ def test_a_second_build_elsewhere_gives_the_same_bytes(
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
     out.mkdir()
-    recipe(quantization).build(moved, model.corpus, out)
+    recipe(quantization).build(moved, model.corpus, out, Compute(threads=2))
     name = recipe(quantization).file_name
     assert [path.name for path in out.iterdir()] == [name]
     assert (out / name).read_bytes() == (artifacts[quantization] / name).read_bytes()
@@ -165,7 +166,7 @@ def test_greedy_tokens_are_those_of_transformers(model: Model, artifacts: dict[s
         expected = reference(model).generate(
             torch.from_numpy(prompt.astype(np.int64))[None], max_new_tokens=12, do_sample=False, eos_token_id=None
         )[0, 40:]
-    with recipe("F16").open(artifacts["F16"], threads=2) as runner:
+    with recipe("F16").open(artifacts["F16"], Compute(threads=2)) as runner:
         first = list(runner.generate(prompt, 12))
         again = list(runner.generate(prompt, 12))
     assert first == expected.tolist()
@@ -175,7 +176,7 @@ def test_greedy_tokens_are_those_of_transformers(model: Model, artifacts: dict[s
 def test_a_window_longer_than_a_batch_scores_the_same(model: Model, artifacts: dict[str, Path]) -> None:
     """Pins positions and cache across the 512-token steps: every row equals the row of a shorter window."""
     long = np.concatenate([model.windows[0], *(window[1:] for window in model.windows[1:6])])[:700]
-    with recipe("F16").open(artifacts["F16"], threads=2) as runner:
+    with recipe("F16").open(artifacts["F16"], Compute(threads=2)) as runner:
         rows = np.concatenate([block.copy() for block in runner.logits(long)])
         short = np.concatenate([block.copy() for block in runner.logits(long[:400])])
         tail = next(iter(runner.generate(long, 1)))
@@ -191,7 +192,7 @@ def test_a_window_longer_than_a_batch_scores_the_same(model: Model, artifacts: d
 def test_a_window_beyond_the_models_context_is_refused(model: Model, artifacts: dict[str, Path]) -> None:
     long = np.resize(model.windows[0], 1026)
     with (
-        recipe("F16").open(artifacts["F16"], threads=2) as runner,
+        recipe("F16").open(artifacts["F16"], Compute(threads=2)) as runner,
         pytest.raises(MeasurementError, match="1025 tokens asked for, the model was made for 1024"),
     ):
         next(iter(runner.logits(long)))
@@ -202,7 +203,7 @@ def test_a_truncated_file_is_refused(artifacts: dict[str, Path], model: Model, t
     (tmp_path / "model-Q8_0.gguf").write_bytes(whole[: len(whole) * 3 // 4])
     with (
         pytest.raises(MeasurementError, match=r"model-Q8_0.gguf: llama.cpp cannot load it: .*not within the file"),
-        recipe("Q8_0").open(tmp_path, threads=1),
+        recipe("Q8_0").open(tmp_path, Compute(threads=1)),
     ):
         pass
     with pytest.raises(BuildError, match="cannot be read back"), recipe("Q8_0").inspect(tmp_path, model.checkpoint):
@@ -299,7 +300,7 @@ def test_an_overflow_in_float16_is_an_error(model: Model, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     with pytest.raises(BuildError, match="llama-quantize F16"):
-        recipe("F16").build(checkpoint, model.corpus, tmp_path / "out")
+        recipe("F16").build(checkpoint, model.corpus, tmp_path / "out", Compute(threads=2))
 
 
 def test_refusals_name_the_architecture(toolchain: LlamaCpp) -> None:

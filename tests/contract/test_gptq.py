@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from pipeline import digests
 from pipeline.backends.common.causal_lm import CausalLMRunner
 from pipeline.backends.gptq.recipe import Gptq
+from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError
 from tests.contract import packed
 from tests.contract.packed import Case
@@ -31,14 +32,14 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 @pytest.fixture(scope="module")
 def four(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gptq-4")
-    FOUR.build(case.checkpoint, case.corpus, out)
+    FOUR.build(case.checkpoint, case.corpus, out, Compute(threads=2))
     return out
 
 
 @pytest.fixture(scope="module")
 def eight(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("gptq-8")
-    EIGHT.build(case.checkpoint, case.corpus, out)
+    EIGHT.build(case.checkpoint, case.corpus, out, Compute(threads=2))
     return out
 
 
@@ -46,7 +47,7 @@ def test_a_second_build_has_the_same_bytes(case: Case, four: Path, tmp_path: Pat
     """Under another name, so that nothing of the folder's own path is left in a file."""
     again = tmp_path / "of-another-name"
     again.mkdir()
-    built = FOUR.build(case.checkpoint, case.corpus, again)
+    built = FOUR.build(case.checkpoint, case.corpus, again, Compute(threads=2))
     assert digests.list_files(again) == digests.list_files(four)
     assert built.notes == ()
     packed.assert_anonymous(again, tmp_path, case.checkpoint)
@@ -54,7 +55,7 @@ def test_a_second_build_has_the_same_bytes(case: Case, four: Path, tmp_path: Pat
 
 def test_four_bits_cost_little_and_are_scored_as_stored(case: Case, four: Path) -> None:
     """A broken packing costs nats; published 4-bit GPTQ costs a few hundredths, small models more."""
-    with FOUR.open(four, 2) as runner:
+    with FOUR.open(four, Compute(threads=2)) as runner:
         measured = packed.nll(runner, case.evaluation)
         packed.assert_greedy(runner, case.evaluation.ids[0][:32], tolerance=0.1)
     assert -0.01 < measured - case.nll < 0.15
@@ -65,7 +66,7 @@ def test_four_bits_cost_little_and_are_scored_as_stored(case: Case, four: Path) 
 
 def test_eight_bits_are_scored_as_stored(case: Case, eight: Path) -> None:
     """8 bits cost less than a hundredth. GPTQModel's own loader adds an error of its own by rounding the scales."""
-    with EIGHT.open(eight, 2) as runner:
+    with EIGHT.open(eight, Compute(threads=2)) as runner:
         measured = packed.nll(runner, case.evaluation)
         packed.assert_greedy(runner, case.evaluation.ids[0][:32], tolerance=0.1)
     assert measured == pytest.approx(case.nll, abs=0.01)
@@ -86,18 +87,18 @@ def test_eight_bits_are_scored_as_stored(case: Case, eight: Path) -> None:
 def test_less_usual_recipes(case: Case, tmp_path: Path, options: dict[str, Any], most: float) -> None:
     """Each must pass the structural checks and lose about what its width costs, in nats a token."""
     recipe = Gptq.model_validate({"backend": "gptq", **options})
-    recipe.build(case.checkpoint, case.corpus, tmp_path)
+    recipe.build(case.checkpoint, case.corpus, tmp_path, Compute(threads=2))
     with recipe.inspect(tmp_path, case.checkpoint) as contents:
         low, high = contents.expected_bits_per_weight
         assert low < contents.bits_per_weight < high
-    with recipe.open(tmp_path, 2) as runner:
+    with recipe.open(tmp_path, Compute(threads=2)) as runner:
         assert -0.01 < packed.nll(runner, case.evaluation) - case.nll < most
 
 
 def test_loads_untouched_in_transformers(case: Case, four: Path) -> None:
     ids = case.evaluation.ids[0]
     plain = CausalLMRunner(AutoModelForCausalLM.from_pretrained(four))
-    with FOUR.open(four, 2) as runner:
+    with FOUR.open(four, Compute(threads=2)) as runner:
         np.testing.assert_allclose(packed.logits(runner, ids), packed.logits(plain, ids), atol=0.2)
 
 
@@ -142,7 +143,7 @@ def test_a_truncated_file_is_a_measurement_error(four: Path, tmp_path: Path) -> 
     shutil.copytree(four, damaged)
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(MeasurementError, match="truncated"), FOUR.open(damaged, 1):
+    with pytest.raises(MeasurementError, match="truncated"), FOUR.open(damaged, Compute(threads=1)):
         pass
 
 
@@ -153,7 +154,7 @@ def test_a_missing_tensor_is_a_measurement_error(four: Path, tmp_path: Path) -> 
     tensors = load_file(damaged / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.scales"]
     save_file(tensors, damaged / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(MeasurementError, match="up_proj"), FOUR.open(damaged, 1):
+    with pytest.raises(MeasurementError, match="up_proj"), FOUR.open(damaged, Compute(threads=1)):
         pass
 
 
@@ -164,7 +165,7 @@ def test_a_failing_child_is_a_build_error(case: Case, tmp_path: Path) -> None:
     with pytest.raises(
         BuildError, match=r"GPTQ 4-bit: GPTQModel exited with 1(.|\n)*FileNotFoundError.*calibration.npz"
     ):
-        FOUR.build(case.checkpoint, tmp_path, out)
+        FOUR.build(case.checkpoint, tmp_path, out, Compute(threads=2))
 
 
 def test_shapes_that_cannot_be_packed_are_refused_at_once(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_shapes_that_cannot_be_packed_are_refused_at_once(tmp_path: Path) -> Non
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "checkpoint")
     with pytest.raises(BuildError, match=r"96 inputs; expected multiples of 32 and 128"):
-        FOUR.build(tmp_path / "checkpoint", tmp_path / "no-corpus", tmp_path / "out")
+        FOUR.build(tmp_path / "checkpoint", tmp_path / "no-corpus", tmp_path / "out", Compute(threads=2))
 
 
 @pytest.mark.parametrize(

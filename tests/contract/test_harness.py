@@ -16,6 +16,7 @@ from pipeline.backends.common.causal_lm import CausalLMRunner
 from pipeline.backends.contract import Recipe
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.onnx.recipe import Onnx
+from pipeline.compute import Compute
 from pipeline.texts import cloze, read
 
 ROOT = Path(__file__).parents[2]
@@ -161,9 +162,9 @@ def test_other_runtimes_answer_the_cloze_as_transformers_does(backend: str, repo
         pytest.skip(missing[0].what)
     artifact = repository / "artifacts" / backend
     artifact.mkdir(parents=True)
-    recipe.build(DEMO, repository / "corpus", artifact)
+    recipe.build(DEMO, repository / "corpus", artifact, Compute(threads=2))
     reference = likelihoods(CausalLMRunner(load(DEMO)), repository)
-    with recipe.open(artifact, threads=2) as runner:
+    with recipe.open(artifact, Compute(threads=2)) as runner:
         found = likelihoods(runner, repository)
     assert found == pytest.approx(reference, abs=tolerance)
     assert len(found) == 4 * 2 * DOCUMENTS

@@ -14,6 +14,7 @@ from evals import memory
 from evals.load import Exchange
 from evals.load_client import LoadError, closed_loop
 from pipeline import paths
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError, RequirementError
 from pipeline.params import Params, load
 from pipeline.records import FILE, Artifact, Latency
@@ -64,7 +65,7 @@ def built(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="module")
 def server(built: Path) -> Iterator[GatewayProcess]:
-    with gateway(paths.artifact(NAME), threads=2, slots=2) as served:
+    with gateway(paths.artifact(NAME), compute=Compute(threads=2), slots=2) as served:
         yield served
 
 
@@ -126,7 +127,7 @@ def test_the_stage_writes_every_level_with_its_raw_times(built: Path, params: Pa
 
 def test_a_gateway_that_dies_under_load_is_an_error(built: Path) -> None:
     def drive_until_it_dies() -> None:
-        with gateway(paths.artifact(NAME), threads=2, slots=2) as served:
+        with gateway(paths.artifact(NAME), compute=Compute(threads=2), slots=2) as served:
             threading.Timer(0.5, served.kill).start()
             with pytest.raises(LoadError, match="hung up or fell silent"):
                 drive(served, [[1, 300 + number] for number in range(400)], output_tokens=200)
@@ -143,10 +144,10 @@ def test_an_engine_that_does_not_come_up_is_an_error_with_its_words(built: Path,
     record.save(tmp_path / FILE)
     began = time.monotonic()
     fails = pytest.raises(MeasurementError, match=r"has an engine that does not come up: .*exited with")
-    with fails, gateway(tmp_path, threads=1, slots=1):
+    with fails, gateway(tmp_path, compute=Compute(threads=1), slots=1):
         pass
     fails = pytest.raises(MeasurementError, match=r"ended with 2 before it was ready(.|\n)*cannot be read")
-    with fails, gateway(tmp_path / "nothing", threads=1, slots=1):
+    with fails, gateway(tmp_path / "nothing", compute=Compute(threads=1), slots=1):
         pass
     assert time.monotonic() - began < 60
 

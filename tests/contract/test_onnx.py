@@ -21,6 +21,7 @@ from pipeline.backends.common import checks, hf_tokenizer
 from pipeline.backends.contract import Contents
 from pipeline.backends.onnx import genai
 from pipeline.backends.onnx.recipe import Onnx
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 from tests.families import FAMILIES
 
@@ -69,7 +70,7 @@ def ids(checkpoint: Path) -> Ids:
 
 def build(recipe: Onnx, checkpoint: Path, out: Path) -> Path:
     out.mkdir(parents=True)
-    recipe.build(checkpoint, out, out)
+    recipe.build(checkpoint, out, out, Compute(threads=2))
     return out
 
 
@@ -121,7 +122,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_fp32_scores_like_transformers(fp32: Path, ids: Ids, source_logits: Logits) -> None:
-    with FP32.open(fp32, threads=2) as runner:
+    with FP32.open(fp32, Compute(threads=2)) as runner:
         found = score(runner, ids)
     assert found.shape == source_logits.shape
     assert found.dtype == np.float32
@@ -130,9 +131,9 @@ def test_fp32_scores_like_transformers(fp32: Path, ids: Ids, source_logits: Logi
 
 
 def test_fewer_bits_diverge_more(int8: Path, int4: Path, ids: Ids, source_logits: Logits) -> None:
-    with INT8.open(int8, threads=2) as runner:
+    with INT8.open(int8, Compute(threads=2)) as runner:
         at_8 = divergence(source_logits, score(runner, ids))
-    with INT4.open(int4, threads=2) as runner:
+    with INT4.open(int4, Compute(threads=2)) as runner:
         at_4 = divergence(source_logits, score(runner, ids))
     assert 1e-7 < at_8 < 0.005
     assert 3 * at_8 < at_4 < 0.2
@@ -191,11 +192,11 @@ def test_collapsed_weights_are_seen(int4: Path, checkpoint: Path, tmp_path: Path
 
 
 def test_blocks_give_the_logits_of_one_append(fp32: Path, ids: Ids, monkeypatch: pytest.MonkeyPatch) -> None:
-    with FP32.open(fp32, threads=2) as runner:
+    with FP32.open(fp32, Compute(threads=2)) as runner:
         whole = [block.copy() for block in runner.logits(ids)]
     rows = 60
     monkeypatch.setattr("pipeline.backends.onnx.run.BLOCK_BYTES", rows * 4 * whole[0].shape[1])
-    with FP32.open(fp32, threads=2) as runner:
+    with FP32.open(fp32, Compute(threads=2)) as runner:
         blocks = [block.copy() for block in runner.logits(ids)]
     assert len(whole) == 1
     assert [len(block) for block in blocks] == [60, 60, 60, 60, 15]
@@ -218,7 +219,7 @@ def test_sliding_window_layers_score_windows_after_one_another(tmp_path: Path, m
         expected = model(torch.from_numpy(windows[:, :-1].astype(np.int64))).logits.numpy()
     for rows in (99, 40):
         monkeypatch.setattr("pipeline.backends.onnx.run.BLOCK_BYTES", rows * 4 * expected.shape[-1])
-        with FP32.open(artifact, threads=2) as runner:
+        with FP32.open(artifact, Compute(threads=2)) as runner:
             for window, logits in zip(windows, expected, strict=True):
                 np.testing.assert_allclose(score(runner, window), logits, atol=2e-3)
 
@@ -230,14 +231,14 @@ def test_logits_are_those_of_onnxruntime_genai(int4: Path, ids: Ids) -> None:
     params.set_search_options(max_length=TOKENS)
     generator = og.Generator(model, params)
     generator.append_tokens(ids[:-1])
-    with INT4.open(int4, threads=2) as runner:
+    with INT4.open(int4, Compute(threads=2)) as runner:
         np.testing.assert_array_equal(score(runner, ids), generator.get_output("logits")[0])
 
 
 def test_two_loads_agree_to_the_bit(int4: Path, ids: Ids) -> None:
     found = []
     for _ in range(2):
-        with INT4.open(int4, threads=2) as runner:
+        with INT4.open(int4, Compute(threads=2)) as runner:
             found.append(score(runner, ids))
             found.append(score(runner, ids))
     for other in found[1:]:
@@ -247,7 +248,7 @@ def test_two_loads_agree_to_the_bit(int4: Path, ids: Ids) -> None:
 def test_generation_is_the_argmax_of_scoring_and_passes_end_of_sequence(fp32: Path, ids: Ids, tmp_path: Path) -> None:
     """An end-of-sequence token is a token like any other: neither the last one, nor forbidden."""
     prompt, new_tokens = ids[:20], 12
-    with FP32.open(fp32, threads=2) as runner:
+    with FP32.open(fp32, Compute(threads=2)) as runner:
         made = list(runner.generate(prompt, new_tokens))
         sequence = np.array([*prompt, *made], np.int32)
         scored = score(runner, sequence)
@@ -260,12 +261,12 @@ def test_generation_is_the_argmax_of_scoring_and_passes_end_of_sequence(fp32: Pa
     config["model"]["eos_token_id"] = made[2]
     config["search"]["repetition_penalty"] = 5.0
     path.write_text(json.dumps(config), encoding="utf-8")
-    with FP32.open(stopping, threads=2) as runner:
+    with FP32.open(stopping, Compute(threads=2)) as runner:
         assert list(runner.generate(prompt, new_tokens)) == made
 
 
 def test_tokens_come_as_they_are_made(fp32: Path, ids: Ids) -> None:
-    with FP32.open(fp32, threads=2) as runner:
+    with FP32.open(fp32, Compute(threads=2)) as runner:
         first = next(iter(runner.generate(ids[:20], 10)))
         assert first == int(score(runner, ids[:21])[-1].argmax())
 
@@ -284,12 +285,12 @@ def test_tokens_come_as_they_are_made(fp32: Path, ids: Ids) -> None:
 def test_damaged_artifact_is_refused(int4: Path, tmp_path: Path, damage: Any, words: str) -> None:
     broken = shutil.copytree(int4, tmp_path / "broken")
     damage(broken)
-    with pytest.raises(MeasurementError, match=words), INT4.open(broken, threads=1):
+    with pytest.raises(MeasurementError, match=words), INT4.open(broken, Compute(threads=1)):
         pytest.fail("it loaded")
 
 
 def test_window_beyond_the_context_is_refused(int4: Path) -> None:
-    with INT4.open(int4, threads=1) as runner, pytest.raises(MeasurementError, match=r"4096 tokens asked for"):
+    with INT4.open(int4, Compute(threads=1)) as runner, pytest.raises(MeasurementError, match=r"4096 tokens asked for"):
         next(iter(runner.logits(np.ones(4096, np.int32))))
 
 

@@ -26,6 +26,7 @@ from pipeline.backends.common import causal_lm
 from pipeline.backends.gguf import library
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.onnx.recipe import Onnx
+from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.toolchains import LlamaCpp
 
@@ -88,7 +89,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
         for recipe in (EXACT, QUANTIZED):
             out = folder / recipe.quantization
             out.mkdir()
-            recipe.build(DEMO, folder, out)
+            recipe.build(DEMO, folder, out, Compute(threads=2))
             made.append(out / recipe.file_name)
     exact, quantized = made
     text, base = folder / "text.txt", folder / "base.kld"
@@ -130,7 +131,7 @@ def test_gguf_perplexity_is_llama_perplexitys(files: Files) -> None:
         (EXACT, files.exact, files.exact_output, r"Final estimate: PPL"),
         (QUANTIZED, files.quantized, files.quantized_output, r"Mean PPL\(Q\)"),
     ):
-        with recipe.open(path.parent, THREADS) as runner:
+        with recipe.open(path.parent, Compute(threads=THREADS)) as runner:
             nll = score(runner, chunks(files))
         assert math.exp(second_half(nll).mean()) == pytest.approx(printed(output, label), rel=1e-3)
 
@@ -138,12 +139,12 @@ def test_gguf_perplexity_is_llama_perplexitys(files: Files) -> None:
 def test_divergence_is_llama_perplexitys(files: Files, tmp_path: Path) -> None:
     """The unquantized file's own logits stand for hidden states, with a head that changes nothing."""
     text = chunks(files)
-    with EXACT.open(files.exact.parent, THREADS) as runner:
+    with EXACT.open(files.exact.parent, Compute(threads=THREADS)) as runner:
         hidden = np.stack([np.concatenate([block.copy() for block in runner.logits(ids)]) for ids in text.ids])
     np.save(tmp_path / "hidden.npy", hidden)
     head.save(tmp_path, np.eye(hidden.shape[2], dtype=np.float32), None, Shape())
     comparison = Comparison(tmp_path)
-    with QUANTIZED.open(files.quantized.parent, THREADS) as runner:
+    with QUANTIZED.open(files.quantized.parent, Compute(threads=THREADS)) as runner:
         score(runner, text, comparison.observe)
     kld, output = second_half(comparison.kld), files.quantized_output
     assert float(kld.mean()) == pytest.approx(printed(output, "Mean    KLD"), rel=0.02)
@@ -189,18 +190,18 @@ def test_the_reference_is_a_plain_loop(folder: Path, dtype: str, wide_head: bool
     if not folder.exists():
         pytest.skip(f"{folder.name} is not there")
     text = real_text(folder)
-    nll = score(causal_lm.load(folder, dtype, THREADS), text).mean()
+    nll = score(causal_lm.load(folder, dtype, Compute(threads=THREADS)), text).mean()
     assert math.exp(nll - plain_loop(folder, dtype, wide_head, text)) == pytest.approx(1, abs=1e-4)
 
 
 def test_onnx_fp32_is_the_float32_reference(tmp_path: Path) -> None:
     recipe = Onnx(backend="onnx", precision="fp32")
     (tmp_path / "out").mkdir()
-    recipe.build(DEMO, tmp_path, tmp_path / "out")
+    recipe.build(DEMO, tmp_path, tmp_path / "out", Compute(threads=2))
     random = np.random.default_rng(0)
     text = windows(random.integers(3, 4096, size=(8, 256), dtype=np.int32))
-    with recipe.open(tmp_path / "out", THREADS) as runner:
+    with recipe.open(tmp_path / "out", Compute(threads=THREADS)) as runner:
         nll = score(runner, text)
-    expected = score(causal_lm.load(DEMO, "float32", THREADS), text)
+    expected = score(causal_lm.load(DEMO, "float32", Compute(threads=THREADS)), text)
     assert math.exp(nll.mean() - expected.mean()) == pytest.approx(1, abs=1e-4)
     np.testing.assert_allclose(nll, expected, atol=2e-3)

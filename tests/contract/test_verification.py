@@ -16,6 +16,7 @@ from evals.scoring import score
 from evals.windows import Windows
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.gguf.recipe import Gguf
+from pipeline.compute import Compute
 from pipeline.images import checks
 from pipeline.images.checks import Client
 from pipeline.records import FILE
@@ -48,7 +49,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     )
     q4 = demo.gguf(folder, Gguf(backend="gguf", quantization="Q4_K_M", imatrix=False))
     q2 = demo.gguf(folder, Gguf(backend="gguf", quantization="Q2_K", imatrix=False))
-    with Gguf(backend="gguf", quantization="Q4_K_M").open(q4, 2) as runner:
+    with Gguf(backend="gguf", quantization="Q4_K_M").open(q4, Compute(threads=2)) as runner:
         measured = perplexity.summarize(score(runner, windows), windows)
     return Built(q4=q4, q2=q2, windows=windows, perplexity=measured)
 
@@ -79,9 +80,9 @@ def test_greedy_answers_are_the_artifacts_own_and_no_others(
     prompts = Windows(
         ids=built.windows.ids[:, :24], document=built.windows.document, utf8_bytes=built.windows.utf8_bytes
     )
-    with Gguf(backend="gguf", quantization="Q4_K_M").open(built.q4, 2) as runner:
+    with Gguf(backend="gguf", quantization="Q4_K_M").open(built.q4, Compute(threads=2)) as runner:
         assert checks.greedy(client, runner, prompts, 24).passed
-    with Gguf(backend="gguf", quantization="Q2_K").open(built.q2, 2) as runner:
+    with Gguf(backend="gguf", quantization="Q2_K").open(built.q2, Compute(threads=2)) as runner:
         other = checks.greedy(client, runner, prompts, 24)
     assert not other.passed
     assert "differs from token" in other.found

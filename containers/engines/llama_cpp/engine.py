@@ -21,6 +21,7 @@ from containers.engines.child import Child
 from containers.engines.contract import UNTOLD, Candidate, EngineError, Facts, Sampling, Token, UnsupportedError
 from containers.engines.python import PythonEngine
 from pipeline import toolchains
+from pipeline.compute import Compute
 
 OPTIONS = (
     *("--jinja", "--no-ui", "--no-slots", "--offline", "--log-verbosity", "1", "--cache-ram", "0", "--fit", "off"),
@@ -38,9 +39,9 @@ FINAL_FIELDS = ["stop", "stop_type", "tokens_predicted"]
 class LlamaCppEngine:
     """One GGUF file, served."""
 
-    def __init__(self, artifact: Path, file: Path, *, threads: int, slots: int, context_tokens: int) -> None:
-        self._file, self._threads, self._slots, self._context = file, threads, slots, context_tokens
-        self._scorer = PythonEngine(artifact, threads=threads, slots=0, context_tokens=context_tokens)
+    def __init__(self, artifact: Path, file: Path, *, compute: Compute, slots: int, context_tokens: int) -> None:
+        self._file, self._compute, self._slots, self._context = file, compute, slots, context_tokens
+        self._scorer = PythonEngine(artifact, compute=compute, slots=0, context_tokens=context_tokens)
         self._scorer_facts: Facts | None = None
         self._starting = asyncio.Lock()
         self._stack: contextlib.AsyncExitStack | None = None
@@ -141,7 +142,8 @@ class LlamaCppEngine:
 
     def _command(self, address: Path) -> list[str | Path]:
         tool = toolchains.llama_cpp().tool("llama-server")
-        sizes = ("--ctx-size", self._slots * self._context, "--parallel", self._slots, "--threads", self._threads)
+        sizes = ("--ctx-size", self._slots * self._context, "--parallel", self._slots)
+        sizes += ("--threads", self._compute.threads)
         return [tool, "--model", self._file, "--host", address, *map(str, sizes), *OPTIONS]
 
     async def _wait(self) -> None:

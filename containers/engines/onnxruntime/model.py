@@ -38,8 +38,8 @@ class OnnxModel:
         return self.text.piece(id_)
 
 
-def model(artifact: Path, runner: OnnxRunner, *, slots: int, context_tokens: int, threads: int) -> OnnxModel:
-    """Describe a loaded artifact, and give it slots; `threads` is the runner's already."""
+def model(artifact: Path, runner: OnnxRunner, *, slots: int, context_tokens: int) -> OnnxModel:
+    """Describe a loaded artifact, and give it slots."""
     return OnnxModel(artifact, runner, slots, context_tokens)
 
 

@@ -35,10 +35,8 @@ class TransformersModel:
         )
 
 
-def model(
-    artifact: Path, runner: CausalLMRunner, *, slots: int, context_tokens: int, threads: int
-) -> TransformersModel:
-    """Describe a loaded artifact. Threads are torch's, set when the runner was opened."""
+def model(artifact: Path, runner: CausalLMRunner, *, slots: int, context_tokens: int) -> TransformersModel:
+    """Describe a loaded artifact, and give it slots."""
     return TransformersModel(artifact, runner, slots, context_tokens)
 
 

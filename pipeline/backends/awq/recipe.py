@@ -9,6 +9,7 @@ from pydantic import Field
 
 from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
+from pipeline.compute import Compute
 from pipeline.records import Gpu, Record
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "granite", "smollm3"})
@@ -54,7 +55,7 @@ class Awq(Record):
 
         return gptqmodel.requirements(("gptqmodel", "accelerate"))
 
-    def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
+    def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """See Recipe.build."""
         from pipeline.backends.common import gptqmodel
 
@@ -66,6 +67,7 @@ class Awq(Record):
             corpus=corpus,
             out=out,
             symmetric=self.symmetric,
+            compute=compute,
         )
 
     def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
@@ -76,8 +78,8 @@ class Awq(Record):
             artifact, checkpoint, bits=self.bits, group_size=self.group_size, symmetric=self.symmetric, index=False
         )
 
-    def open(self, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+    def open(self, artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
         """See Recipe.open."""
         from pipeline.backends.awq.run import runner
 
-        return runner(artifact, threads)
+        return runner(artifact, compute)

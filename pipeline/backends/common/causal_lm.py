@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from evals.head import Hidden, Shape, shaped
 from evals.runner import Ids, Logits, Prompt
 from pipeline.backends.common.attention import sdpa
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 
 BLOCK_BYTES = 128 * 2**20
@@ -279,13 +280,13 @@ class CausalLMRunner:
             yield int(tokens)
 
 
-def load(folder: Path, dtype: str, threads: int) -> CausalLMRunner:
+def load(folder: Path, dtype: str, compute: Compute) -> CausalLMRunner:
     """Load a plain checkpoint in `dtype`, such as bfloat16.
 
     The attention kernel is pinned: kernels differ in the last bits, and the reference must not move with a library's
     default.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(compute.threads)
     with quiet():
         model = cast(Any, AutoModelForCausalLM).from_pretrained(
             folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True

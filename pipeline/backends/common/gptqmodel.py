@@ -23,6 +23,7 @@ from pipeline.backends.common import gptqmodel_child, stored
 from pipeline.backends.common.gptqmodel_child import Job
 from pipeline.backends.contract import Built, Missing
 from pipeline.checkpoints.weights import Entry
+from pipeline.compute import Compute
 from pipeline.errors import BuildError
 
 COMPANIONS = (
@@ -101,7 +102,15 @@ def model_types() -> frozenset[str]:
 
 
 def build(
-    *, method: str, bits: int, group_size: int, checkpoint: Path, corpus: Path, out: Path, **options: Any
+    *,
+    method: str,
+    bits: int,
+    group_size: int,
+    checkpoint: Path,
+    corpus: Path,
+    out: Path,
+    compute: Compute,
+    **options: Any,
 ) -> Built:
     """Quantize into `out`. Raises BuildError for shapes that cannot be packed, and with GPTQModel's last lines."""
     tensors = list(stored.tensors(checkpoint))
@@ -116,6 +125,7 @@ def build(
             "checkpoint": str(checkpoint.resolve()),
             "windows": str((corpus / "calibration.npz").resolve()),
             "out": str(out.resolve()),
+            "device": compute.device,
             **options,
         }
     )

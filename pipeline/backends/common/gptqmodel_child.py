@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evals.windows import Windows
+from pipeline.compute import Device
 from pipeline.records import Record
 
 REPORT = "\x1elayers "
@@ -33,6 +34,7 @@ class Job(Record):
     checkpoint: str
     windows: str
     out: str
+    device: Device
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from pipeline.backends.common import hf_tokenizer, stored
 from pipeline.backends.common.causal_lm import CausalLMRunner, quiet
 from pipeline.backends.contract import Contents, Tensor
 from pipeline.checkpoints.weights import Entry
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 
 PACKED = ("qweight", "qzeros")
@@ -74,13 +75,13 @@ def _tensors(artifact: Path, *, symmetric: bool) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def runner(artifact: Path, threads: int, settings: Any) -> Iterator[Runner]:
+def runner(artifact: Path, compute: Compute, settings: Any) -> Iterator[Runner]:
     """Load through transformers, the way the artifact is loaded anywhere else, with the kernel that `settings` names.
 
     Computes in bfloat16 whatever the stored dtype: it is what these kernels are fast in on a CPU. GPTQModel's own
     loader would also round the stored float16 scales to bfloat16: for an 8-bit artifact as great an error again.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(compute.threads)
     with quiet():
         try:
             model, info = cast(Any, AutoModelForCausalLM).from_pretrained(

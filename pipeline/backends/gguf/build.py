@@ -1,7 +1,6 @@
 """Building a GGUF artifact: one conversion that loses nothing, then llama-quantize to every type, F16 included."""
 
 import importlib.metadata
-import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,13 +9,14 @@ from pipeline import processes, toolchains
 from pipeline.backends.contract import Built
 from pipeline.backends.gguf import source
 from pipeline.backends.gguf.recipe import Gguf
+from pipeline.compute import Compute
 from pipeline.errors import BuildError
 
 TENSORS = processes.count(r"\[ *(\d+)/ *(\d+)\]")
 """How llama-quantize numbers its lines."""
 
 
-def build(recipe: Gguf, checkpoint: Path, corpus: Path, out: Path) -> Built:
+def build(recipe: Gguf, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
     """Write the one GGUF file. Raises BuildError with the failing tool's last lines.
 
     llama-quantize writes the name of the importance matrix into the file, so it runs in that matrix's folder, under
@@ -28,10 +28,10 @@ def build(recipe: Gguf, checkpoint: Path, corpus: Path, out: Path) -> Built:
         command: list[str | Path] = [toolchain.tool("llama-quantize")]
         work = folder
         if recipe.weighted:
-            matrix = source.importance(toolchain, folder, corpus)
+            matrix = source.importance(toolchain, folder, corpus, compute)
             work = matrix.parent
             command += ["--imatrix", matrix.name]
-        command += [folder / source.HEADER, target, recipe.quantization, str(len(os.sched_getaffinity(0)))]
+        command += [folder / source.HEADER, target, recipe.quantization, str(compute.threads)]
         output = processes.run(command, what=f"llama-quantize {recipe.quantization}", cwd=work, progress=TENSORS)
     if not target.exists():
         raise BuildError(f"llama-quantize {recipe.quantization} ended well but wrote no {target.name}")

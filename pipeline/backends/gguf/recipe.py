@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from evals.runner import Runner
 from pipeline import toolchains
 from pipeline.backends.contract import Built, Contents, Missing
+from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.records import Gpu, Record
 
@@ -95,11 +96,11 @@ class Gguf(Record):
                 missing.append(Missing(what=f"{package} cannot be imported", remedy="make setup"))
         return missing
 
-    def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
+    def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """See Recipe.build."""
         from pipeline.backends.gguf.build import build
 
-        return build(self, checkpoint, corpus, out)
+        return build(self, checkpoint, corpus, out, compute)
 
     def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
         """See Recipe.inspect."""
@@ -107,11 +108,11 @@ class Gguf(Record):
 
         return contents(self, artifact, checkpoint)
 
-    def open(self, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+    def open(self, artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
         """See Recipe.open."""
         from pipeline.backends.gguf.run import runner
 
-        return runner(artifact / self.file_name, threads)
+        return runner(artifact / self.file_name, compute)
 
 
 def _full_attention_in_every_sixth_layer(config: Mapping[str, Any]) -> bool:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from evals.runner import Ids, Logits, Prompt
 from pipeline.backends.gguf import library
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 
 BATCH_TOKENS = 512
@@ -34,11 +35,11 @@ SEQUENCES = 16
 class GgufRunner:
     """Scores and generates on one loaded model; the context is made on first use, for the length that is asked for."""
 
-    def __init__(self, model: Any, path: Path, threads: int) -> None:
+    def __init__(self, model: Any, path: Path, compute: Compute) -> None:
         self._llama = library.library()
         self.model = model
         self._path = path
-        self._threads = threads
+        self._compute = compute
         self.vocabulary_size = int(self._llama.llama_vocab_n_tokens(self._llama.llama_model_get_vocab(model)))
         self.context_tokens = int(self._llama.llama_model_n_ctx_train(model))
         self._rows = max(1, min(BATCH_TOKENS, BLOCK_BYTES // (4 * self.vocabulary_size)))
@@ -52,7 +53,7 @@ class GgufRunner:
             "runtime": f"llama.cpp of llama-cpp-python {version('llama_cpp_python')}",
             "attention": "flash attention, key-value cache float16",
             "dtype": "weights as stored, activations rounded to match them, sums float32",
-            "threads": str(self._threads),
+            "threads": str(self._compute.threads),
         }
 
     def logits(self, ids: Ids) -> Iterator[Logits]:
@@ -148,7 +149,7 @@ class GgufRunner:
         params.kv_unified = sequences > 1
         params.n_outputs_max_per_seq = rows
         params.n_batch = params.n_ubatch = BATCH_TOKENS
-        params.n_threads = params.n_threads_batch = self._threads
+        params.n_threads = params.n_threads_batch = self._compute.threads
         params.flash_attn_type = self._llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
         self._context = self._llama.llama_init_from_model(self.model, params)
         if not self._context:
@@ -199,10 +200,10 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
 
 
 @contextmanager
-def runner(path: Path, threads: int) -> Iterator[GgufRunner]:
+def runner(path: Path, compute: Compute) -> Iterator[GgufRunner]:
     """Load a GGUF file; MeasurementError when it is damaged."""
     with library.model(path) as model:
-        opened = GgufRunner(model, path, threads)
+        opened = GgufRunner(model, path, compute)
         try:
             yield opened
         finally:

@@ -26,6 +26,7 @@ from evals.windows import Windows
 from pipeline import digests, processes
 from pipeline.backends.gguf import ids, library
 from pipeline.checkpoints.weights import read_header
+from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError
 from pipeline.records import FILE, Checkpoint
 from pipeline.toolchains import LlamaCpp
@@ -57,7 +58,7 @@ def converted(toolchain: LlamaCpp, checkpoint: Path) -> Iterator[Path]:
         yield folder
 
 
-def importance(toolchain: LlamaCpp, folder: Path, corpus: Path) -> Path:
+def importance(toolchain: LlamaCpp, folder: Path, corpus: Path, compute: Compute) -> Path:
     """Return the importance matrix of the calibration windows, computing it if no sibling has.
 
     It holds, for each weight matrix and each of its input columns, the sum of squared activations over all tokens of
@@ -87,7 +88,7 @@ def importance(toolchain: LlamaCpp, folder: Path, corpus: Path) -> Path:
             "-c": tokens,
             "-b": batch,
             "-ub": 512,
-            "-t": _cores(),
+            "-t": compute.threads,
             "-ngl": 0,
             "-fa": "off",
         }
@@ -179,7 +180,3 @@ def _outtype(checkpoint: Path) -> str:
     if len(dtypes) == 1:
         return {"BF16": "bf16", "F16": "f16", "F32": "f32"}.get(dtypes.pop(), "auto")
     return "f32" if dtypes <= {"BF16", "F16", "F32"} else "auto"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

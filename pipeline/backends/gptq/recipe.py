@@ -9,6 +9,7 @@ from pydantic import Field
 
 from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
+from pipeline.compute import Compute
 from pipeline.records import Gpu, Record
 
 REFUSED: Mapping[str, str] = {
@@ -56,7 +57,7 @@ class Gptq(Record):
 
         return gptqmodel.requirements(("gptqmodel", "optimum"))
 
-    def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
+    def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """See Recipe.build."""
         from pipeline.backends.common import gptqmodel
 
@@ -70,6 +71,7 @@ class Gptq(Record):
             symmetric=self.symmetric,
             activation_order=self.activation_order,
             damping=self.damping,
+            compute=compute,
         )
 
     def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
@@ -80,8 +82,8 @@ class Gptq(Record):
             artifact, checkpoint, bits=self.bits, group_size=self.group_size, symmetric=self.symmetric, index=True
         )
 
-    def open(self, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+    def open(self, artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
         """See Recipe.open."""
         from pipeline.backends.gptq.run import runner
 
-        return runner(self, artifact, threads)
+        return runner(self, artifact, compute)

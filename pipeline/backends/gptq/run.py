@@ -8,11 +8,12 @@ from transformers import GPTQConfig
 from evals.runner import Runner
 from pipeline.backends.common import packed_linear
 from pipeline.backends.gptq.recipe import Gptq
+from pipeline.compute import Compute
 
 
-def runner(recipe: Gptq, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+def runner(recipe: Gptq, artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
     """Load with the kernel pinned: kernels differ numerically, and the automatic choice differs between machines."""
-    return packed_linear.runner(artifact, threads, GPTQConfig(bits=recipe.bits, backend=kernel(recipe)))
+    return packed_linear.runner(artifact, compute, GPTQConfig(bits=recipe.bits, backend=kernel(recipe)))
 
 
 def kernel(recipe: Gptq) -> str:

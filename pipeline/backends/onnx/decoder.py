@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from evals.runner import Logits
 from pipeline.backends.onnx import genai
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 
 TOKENS = ("input_ids", "attention_mask", "position_ids")
@@ -26,7 +27,7 @@ TOKENS = ("input_ids", "attention_mask", "position_ids")
 class Decoder:
     """One copy of the weights, for any number of caches."""
 
-    def __init__(self, folder: Path, threads: int) -> None:
+    def __init__(self, folder: Path, compute: Compute) -> None:
         section = genai.settings(folder)["model"]
         self.folder = folder
         self.context_tokens = int(section["context_length"])
@@ -36,7 +37,7 @@ class Decoder:
         window = layer.get("sliding_window")
         self.least_capacity = int(window["window_size"]) if window else 1
         """Attention with a sliding window refuses a shorter cache; in one as long as the sequence it keeps it all."""
-        self.session = _session(folder, folder / layer["filename"], threads)
+        self.session = _session(folder, folder / layer["filename"], compute)
         self.past = tuple(one.name for one in self.session.get_inputs() if one.name not in TOKENS)
         self.takes_positions = "position_ids" in {one.name for one in self.session.get_inputs()}
         self.present = tuple(name.replace("past_key_values", "present") for name in self.past)
@@ -46,13 +47,13 @@ class Decoder:
             )
 
 
-def _session(folder: Path, file: Path, threads: int) -> Any:
-    """Load a graph with `threads` threads, the calling one included. MeasurementError with the runtime's own words."""
+def _session(folder: Path, file: Path, compute: Compute) -> Any:
+    """Load a graph; its threads include the calling one. MeasurementError with the runtime's own words."""
     os.environ.update(genai.NO_TELEMETRY)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = compute.threads
     options.inter_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
+from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.records import Gpu, Record
 
@@ -140,7 +141,7 @@ class Onnx(Record):
             if importlib.util.find_spec(module) is None
         ]
 
-    def build(self, checkpoint: Path, corpus: Path, out: Path) -> Built:
+    def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """See Recipe.build. `corpus` is not read: the builder's quantizers take no calibration data."""
         from pipeline.backends.onnx.build import build
 
@@ -152,11 +153,11 @@ class Onnx(Record):
 
         return contents(self, artifact, checkpoint)
 
-    def open(self, artifact: Path, threads: int) -> AbstractContextManager[Runner]:
+    def open(self, artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
         """See Recipe.open."""
         from pipeline.backends.onnx.run import runner
 
-        return runner(artifact, threads)
+        return runner(artifact, compute)
 
 
 def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from evals.runner import Ids, Logits, Prompt
 from pipeline.backends.onnx.decoder import Cache, Decoder
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 
 BLOCK_BYTES = 256 * 2**20
@@ -18,9 +19,9 @@ BLOCK_BYTES = 256 * 2**20
 class OnnxRunner:
     """Scores and generates one sequence at a time on a loaded model."""
 
-    def __init__(self, decoder: Decoder, threads: int) -> None:
+    def __init__(self, decoder: Decoder, compute: Compute) -> None:
         self.decoder = decoder
-        self._threads = threads
+        self._compute = compute
         self._rows = max(1, BLOCK_BYTES // (4 * decoder.vocabulary_size))
         self._cache: Cache | None = None
         self._length = 0
@@ -32,7 +33,7 @@ class OnnxRunner:
             "runtime": f"onnxruntime {version('onnxruntime')}",
             "attention": "GroupQueryAttention",
             "dtype": "float32",
-            "threads": str(self._threads),
+            "threads": str(self._compute.threads),
         }
 
     def logits(self, ids: Ids) -> Iterator[Logits]:
@@ -90,9 +91,9 @@ class OnnxRunner:
 
 
 @contextmanager
-def runner(folder: Path, threads: int) -> Iterator[OnnxRunner]:
+def runner(folder: Path, compute: Compute) -> Iterator[OnnxRunner]:
     """Load an artifact; MeasurementError when it is damaged."""
-    opened = OnnxRunner(Decoder(folder, threads), threads)
+    opened = OnnxRunner(Decoder(folder, compute), compute)
     try:
         yield opened
     finally:

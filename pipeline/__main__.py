@@ -177,9 +177,9 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> None:
         _ship(options)
         return
     if command == "toolchain":
-        from pipeline import toolchains
+        from pipeline.toolchains import llama_cpp
 
-        toolchains.install_bindings(toolchains.build_llama_cpp())
+        llama_cpp.install_bindings(llama_cpp.build())
         return
     if command == "ranking":
         from pipeline.report import terminal

@@ -17,7 +17,7 @@ CHECKPOINT = Path(__file__).parents[1] / "models" / "demo"
 def gguf(folder: Path, recipe: Gguf) -> Path:
     """Build a GGUF artifact with its record; the test is skipped where llama.cpp is not built."""
     try:
-        llama_cpp()
+        llama_cpp.find()
     except RequirementError as error:
         pytest.skip(str(error))
     out = folder / recipe.quantization.lower()

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline import digests, oci, toolchains
+from pipeline import digests, oci
 from pipeline.images import cache, wheels
 from pipeline.images.bases import Base, Bases
 from pipeline.images.builders import Builder
 from pipeline.images.manifest import ROOT
 from pipeline.records import FILE, Engine
+from pipeline.toolchains import llama_cpp
 
 ENGINES = {"gguf": "llama_cpp", "onnx": "onnxruntime", "gptq": "transformers", "awq": "transformers"}
 """Which engine serves a backend's artifacts."""
@@ -52,7 +53,7 @@ def _inputs(name: str, bases: Bases) -> dict[str, str]:
         if file.is_file():
             found[file.name] = f"sha256:{digests.of_file(file)}"
     if name == "llama_cpp":
-        found["source"] = f"sha256:{toolchains.read_pin(toolchains.LLAMA_CPP_PIN).sha256}"
+        found["source"] = f"sha256:{llama_cpp.read_pin(llama_cpp.PIN).sha256}"
     return found
 
 
@@ -65,7 +66,7 @@ def _context(name: str, context: Path) -> None:
         for wheel in wheels.house(requirements).iterdir():
             shutil.copy2(wheel, context / "wheelhouse" / wheel.name)
     if name == "llama_cpp":
-        toolchains.fetch_source(context / "source.tar.gz")
+        llama_cpp.fetch_source(context / "source.tar.gz")
 
 
 def _tidied(built: oci.Layout, into: Path, base: Base) -> oci.Layout:

@@ -7,9 +7,9 @@ signature to say.
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline import toolchains
 from pipeline.images import wheels
 from pipeline.records import Artifact, Checkpoint, Corpus, Engine, Image
+from pipeline.toolchains import llama_cpp
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://slsa.dev/provenance/v1"
@@ -57,7 +57,7 @@ def _dependencies(
     if image.revision:
         found.append({"name": "code", "digest": {"gitCommit": image.revision}})
     if engine.name == "llama_cpp":
-        pin = toolchains.read_pin(toolchains.LLAMA_CPP_PIN)
+        pin = llama_cpp.read_pin(llama_cpp.PIN)
         found.append({"uri": f"pkg:pypi/{pin.project}@{pin.version}", "digest": {"sha256": pin.sha256}})
     for wheel in wheels.installed(engine.name):
         found.append({"uri": f"pkg:pypi/{wheel.name}@{wheel.version}", "digest": {"sha256": wheel.sha256}})

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from evals.statistics import Estimate
-from pipeline import oci, toolchains
+from pipeline import oci
 from pipeline.images import wheels
 from pipeline.records import Artifact, Checkpoint, Image, Standing
+from pipeline.toolchains import llama_cpp
 
 STATUS = "var/lib/dpkg/status"
 
@@ -108,7 +109,7 @@ def _python(engine: str) -> Iterator[dict[str, Any]]:
 
 
 def _llama_cpp() -> dict[str, Any]:
-    pin = toolchains.read_pin(toolchains.LLAMA_CPP_PIN)
+    pin = llama_cpp.read_pin(llama_cpp.PIN)
     purl = f"pkg:pypi/{pin.project}@{pin.version}"
     return {
         "bom-ref": purl,

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline import toolchains
+from pipeline.toolchains import llama_cpp
 from tests.bench.workspace import PYTHON, ROOT, Row, row, run, seconds, workspace
 
 MOST, MOST_UNCHANGED_SECONDS, MOST_HELP_SECONDS = 1.25, 3.0, 1.0
@@ -33,7 +33,7 @@ def flow(scratch: Path) -> list[Row]:
 def _by_hand(work: Path, clone: Path) -> float:
     """Run every step and return the seconds they took together."""
     work.mkdir()
-    llama, source = toolchains.llama_cpp(), clone / "models/demo"
+    llama, source = llama_cpp.find(), clone / "models/demo"
     calibration, evaluation = (clone / f"corpus/{name}.npz" for name in ("calibration", "evaluation"))
     for windows in (calibration, evaluation):
         _write_text(source, windows, work / f"{windows.stem}.txt")

@@ -87,7 +87,7 @@ def _gguf(scratch: Path) -> Path:
     checkpoint, whole, file = scratch / "checkpoint", scratch / "whole.gguf", scratch / "model-Q4_K_M.gguf"
     if not file.exists():
         random_checkpoint(ROOT / "models/demo", checkpoint, hidden=1024, inner=2816, layers=20, heads=16)
-        toolchain = llama_cpp()
+        toolchain = llama_cpp.find()
         run([PYTHON, toolchain.converter, checkpoint, "--outfile", whole, "--outtype", "f16"], cwd=scratch)
         run([toolchain.tool("llama-quantize"), whole, file, "Q4_K_M"], cwd=scratch)
         whole.unlink()
@@ -108,7 +108,7 @@ def _bare(file: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     sizes = ("--ctx-size", SLOTS * CONTEXT_TOKENS, "--parallel", SLOTS, "--threads", THREADS, "--port", port)
-    command = [llama_cpp().tool("llama-server"), "--model", file, "--host", "127.0.0.1", *sizes, *OPTIONS]
+    command = [llama_cpp.find().tool("llama-server"), "--model", file, "--host", "127.0.0.1", *sizes, *OPTIONS]
     with subprocess.Popen(
         [str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
     ) as server:

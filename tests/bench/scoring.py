@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evals.divergence import Comparison
 from evals.scoring import score
 from evals.windows import Windows
-from pipeline import toolchains
 from pipeline.backends.common import causal_lm
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.onnx import genai
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.compute import Compute
+from pipeline.toolchains import llama_cpp
 from tests.bench.workspace import PYTHON, Row, random_checkpoint, row, run, seconds, workspace
 
 THREADS = len(os.sched_getaffinity(0))
@@ -116,7 +116,7 @@ def _rate(text: Windows, work: Callable[[Windows], object]) -> float:
 
 def _llama_perplexity(model: Path, words: Path) -> float:
     """Tokens per second between two runs of different lengths: loading and tokenizing fall out of the difference."""
-    tool = toolchains.llama_cpp().tool("llama-perplexity")
+    tool = llama_cpp.find().tool("llama-perplexity")
 
     def best(chunks: int) -> float:
         command: list[str | Path] = [tool, "-m", model, "-f", words, "-c", str(CONTEXT), "-t", str(THREADS)]

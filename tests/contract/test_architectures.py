@@ -68,7 +68,7 @@ class Case:
 @pytest.fixture(scope="module")
 def vocabularies() -> Path | None:
     try:
-        return llama_cpp().vocabularies
+        return llama_cpp.find().vocabularies
     except RequirementError:
         return None
 

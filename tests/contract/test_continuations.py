@@ -34,7 +34,7 @@ LENGTHS = (1, 4, 1, 9, 40, 2, *range(1, 14))
 @pytest.fixture(scope="module")
 def vocabularies() -> Path | None:
     try:
-        return llama_cpp().vocabularies
+        return llama_cpp.find().vocabularies
     except RequirementError:
         return None
 

@@ -20,7 +20,8 @@ from pipeline.backends.gguf.build import notes
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError, RequirementError
-from pipeline.toolchains import LlamaCpp, llama_cpp
+from pipeline.toolchains import llama_cpp
+from pipeline.toolchains.llama_cpp import LlamaCpp
 
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 WINDOW = 128
@@ -41,7 +42,7 @@ class Model:
 @pytest.fixture(scope="module")
 def toolchain() -> LlamaCpp:
     try:
-        return llama_cpp()
+        return llama_cpp.find()
     except RequirementError as error:
         pytest.skip(str(error))
 

@@ -49,7 +49,7 @@ def params() -> Params:
 def built(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which all stages before latency ran."""
     try:
-        llama_cpp()
+        llama_cpp.find()
     except RequirementError as error:
         pytest.skip(str(error))
     root = tmp_path_factory.mktemp("repository")

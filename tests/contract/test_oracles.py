@@ -21,14 +21,14 @@ from evals.perplexity import Nll
 from evals.runner import Ids
 from evals.scoring import score
 from evals.windows import Windows
-from pipeline import toolchains
 from pipeline.backends.common import causal_lm
 from pipeline.backends.gguf import library
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
-from pipeline.toolchains import LlamaCpp
+from pipeline.toolchains import llama_cpp
+from pipeline.toolchains.llama_cpp import LlamaCpp
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models" / "demo"
@@ -77,7 +77,7 @@ def llama_perplexity(toolchain: LlamaCpp, model: Path, text: Path, base: Path, *
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     try:
-        toolchain = toolchains.llama_cpp()
+        toolchain = llama_cpp.find()
     except RequirementError as error:
         pytest.skip(str(error))
     if not WIKITEXT.exists():

@@ -20,8 +20,8 @@ import aiohttp
 from containers.engines.child import Child
 from containers.engines.contract import UNTOLD, Candidate, EngineError, Facts, Sampling, Token, UnsupportedError
 from containers.engines.python import PythonEngine
-from pipeline import toolchains
 from pipeline.compute import Compute
+from pipeline.toolchains import llama_cpp
 
 OPTIONS = (
     *("--jinja", "--no-ui", "--no-slots", "--offline", "--log-verbosity", "1", "--cache-ram", "0", "--fit", "off"),
@@ -63,7 +63,7 @@ class LlamaCppEngine:
             props = await self._get("/props")
             self._stack = stack.pop_all()
         return Facts(
-            runtime=f"llama.cpp of llama-cpp-python {toolchains.llama_cpp().version}",
+            runtime=f"llama.cpp of llama-cpp-python {llama_cpp.find().version}",
             context_tokens=int(props["default_generation_settings"]["n_ctx"]),
             vocabulary_size=await self._vocabulary_size(),
             bos_id=await self._special(props.get("bos_token")),
@@ -141,7 +141,7 @@ class LlamaCppEngine:
         return await self.tokenize(prompt, add_special=True)
 
     def _command(self, address: Path) -> list[str | Path]:
-        tool = toolchains.llama_cpp().tool("llama-server")
+        tool = llama_cpp.find().tool("llama-server")
         sizes = ("--ctx-size", self._slots * self._context, "--parallel", self._slots)
         sizes += ("--threads", self._compute.threads)
         return [tool, "--model", self._file, "--host", address, *map(str, sizes), *OPTIONS]

@@ -5,12 +5,13 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from pipeline import processes, toolchains
+from pipeline import processes
 from pipeline.backends.contract import Built
 from pipeline.backends.gguf import source
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.compute import Compute
 from pipeline.errors import BuildError
+from pipeline.toolchains import llama_cpp
 
 TENSORS = processes.count(r"\[ *(\d+)/ *(\d+)\]")
 """How llama-quantize numbers its lines."""
@@ -22,7 +23,7 @@ def build(recipe: Gguf, checkpoint: Path, corpus: Path, out: Path, compute: Comp
     llama-quantize writes the name of the importance matrix into the file, so it runs in that matrix's folder, under
     a name that is always the same.
     """
-    toolchain = toolchains.llama_cpp()
+    toolchain = llama_cpp.find()
     target = out.resolve() / recipe.file_name
     with source.converted(toolchain, checkpoint) as folder:
         command: list[str | Path] = [toolchain.tool("llama-quantize")]

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFReader, ReaderTensor, quants
 
-from pipeline import processes, toolchains
+from pipeline import processes
 from pipeline.backends.contract import Contents, Render, Tensor, Tokenizer
 from pipeline.backends.gguf import library, server, tokenizer
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.checkpoints.weights import read_header
 from pipeline.errors import BuildError
+from pipeline.toolchains import llama_cpp
 
 SLICE_ELEMENTS = 2**25
 """About 128 MiB of float32 at once; an embedding of 150,000 x 8192 would be 4.9 GB."""
@@ -82,7 +83,7 @@ def _expected_bytes(recipe: Gguf, path: Path) -> tuple[float, float]:
     It works from shapes and names alone, fallbacks for rows that do not fill a block included, and prints MiB with two
     decimals. So a tensor left in another type than the recipe's mixture has for it shows up as a wrong size.
     """
-    tool = toolchains.llama_cpp().tool("llama-quantize")
+    tool = llama_cpp.find().tool("llama-quantize")
     output = processes.run(
         [tool, "--dry-run", path, recipe.quantization], what=f"llama-quantize --dry-run {recipe.quantization}"
     )

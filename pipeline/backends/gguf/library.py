@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from evals.runner import Ids
-from pipeline import toolchains
 from pipeline.errors import MeasurementError
+from pipeline.toolchains import llama_cpp
 
 ERROR_LEVEL = 4
 """GGML_LOG_LEVEL_ERROR in the toolchain's ggml.h; the bindings' own table of levels is out of date."""
@@ -25,11 +25,11 @@ _kept: list[object] = []
 @functools.cache
 def library() -> Any:
     """Import the bindings; from then on the library's log keeps error lines for `errors` and prints nothing."""
-    module = toolchains.bindings()
+    module = llama_cpp.bindings()
     callback = module.llama_log_callback(_log)
     _kept.append(callback)
     module.llama_log_set(callback, ctypes.c_void_p(0))
-    folder = toolchains.llama_cpp().bin
+    folder = llama_cpp.find().bin
     if any(folder.glob("libggml-cpu-*.so")):  # built for any CPU: the libraries for this one are loaded by name
         ctypes.CDLL(str(folder / "libggml.so")).ggml_backend_load_all_from_path(str(folder).encode())
     module.llama_backend_init()

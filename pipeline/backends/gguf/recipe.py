@@ -11,11 +11,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from evals.runner import Runner
-from pipeline import toolchains
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.records import Gpu, Record
+from pipeline.toolchains import llama_cpp
 
 Quantization = Literal[
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q5_1", "Q5_0", "Q4_K_M", "Q4_K_S", "Q4_1", "Q4_0",
@@ -71,7 +71,7 @@ class Gguf(Record):
         if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
             return f"{architecture} is not a causal language model"
         try:
-            converter = toolchains.llama_cpp().converter
+            converter = llama_cpp.find().converter
         except RequirementError:
             return None  # `requirements` says so, and how to get it
         if architecture not in _architectures(converter.parent / "conversion" / "__init__.py"):
@@ -88,7 +88,7 @@ class Gguf(Record):
         """Need the llama.cpp toolchain, its bindings, and the package that reads GGUF files back."""
         missing = []
         try:
-            toolchains.llama_cpp()
+            llama_cpp.find()
         except RequirementError as error:
             missing.append(Missing(what=str(error).partition(";")[0], remedy="make setup"))
         for module, package in (("llama_cpp", "the llama.cpp bindings"), ("gguf", "the Python package gguf")):

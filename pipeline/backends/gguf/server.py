@@ -19,10 +19,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline import toolchains
 from pipeline.backends.contract import Render
 from pipeline.errors import BuildError, MeasurementError
 from pipeline.records import Message
+from pipeline.toolchains import llama_cpp
 
 START_SECONDS = 300
 """Weights stay unread on the disk, but for the types that are unpacked on loading."""
@@ -62,7 +62,7 @@ def renderer(path: Path) -> Iterator[Render]:
 @contextmanager
 def _server(path: Path) -> Iterator[Path]:
     """Run a server on a socket of its own; MeasurementError when it does not take the file."""
-    tool = toolchains.llama_cpp().tool("llama-server")
+    tool = llama_cpp.find().tool("llama-server")
     env = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}
     with tempfile.TemporaryDirectory(prefix="assay-") as folder:
         address, log = Path(folder) / "llama.sock", Path(folder) / "log"

@@ -29,7 +29,7 @@ from pipeline.checkpoints.weights import read_header
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError
 from pipeline.records import FILE, Checkpoint
-from pipeline.toolchains import LlamaCpp
+from pipeline.toolchains.llama_cpp import LlamaCpp
 
 CACHE = Path(".assay/cache/gguf")
 HEADER, TENSORS = "model-00001-of-00002.gguf", "model-00002-of-00002.gguf"

@@ -1,14 +1,11 @@
-"""Native tools, built once from a pinned source and found again by what they were built from.
+"""llama.cpp, built once from a pinned source.
 
-llama.cpp comes out of the llama-cpp-python source distribution, which holds the whole tree: converter, quantizer,
-server and bindings of one release, so they always agree on the file format. A finished toolchain is a folder under
-`${XDG_CACHE_HOME:-~/.cache}/assay/toolchains/` whose name is the digest of everything that shapes the binaries. It is
-filled under another name and renamed when complete: an interrupted build, or one that ran out of disk, is never taken
-for a finished one.
+It comes out of the llama-cpp-python source distribution, which holds the whole tree: converter, quantizer, server and
+bindings of one release, so they always agree on the file format. The folder's name is the digest of everything that
+shapes the binaries. It is filled under another name and renamed when complete: an interrupted build, or one that ran
+out of disk, is never taken for a finished one.
 """
 
-import errno
-import fcntl
 import importlib.metadata
 import os
 import platform
@@ -18,8 +15,6 @@ import subprocess
 import sys
 import tarfile
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,10 +23,11 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline import digests, processes
-from pipeline.errors import BuildError, RequirementError, StorageError
+from pipeline.errors import BuildError, RequirementError
 from pipeline.progress import LOG_INTERVAL_SECONDS
+from pipeline.toolchains import store
 
-LLAMA_CPP_PIN = Path(__file__).parent / "backends" / "gguf" / "llama_cpp.txt"
+PIN = Path(__file__).parents[1] / "backends" / "gguf" / "llama_cpp.txt"
 
 FLAGS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -91,47 +87,39 @@ class LlamaCpp:
         return self.bin / name
 
 
-def llama_cpp() -> LlamaCpp:
+def find() -> LlamaCpp:
     """Find the built toolchain. Raises RequirementError when it has not been built.
 
     ASSAY_LLAMA_CPP names the root of one that was built elsewhere from the same source, as in a serving image: its
     programs and libraries are taken as they are.
     """
-    pin = read_pin(LLAMA_CPP_PIN)
+    pin = read_pin(PIN)
     if (prebuilt := os.environ.get("ASSAY_LLAMA_CPP")) is not None:
         given = LlamaCpp(root=Path(prebuilt), version=pin.version)
         if not (given.bin / "libllama.so").exists():
             raise RequirementError(f"ASSAY_LLAMA_CPP: {prebuilt} holds no bin/libllama.so")
         return given
-    found = LlamaCpp(root=_folder() / f"llama.cpp-{_key(pin)}", version=pin.version)
+    found = LlamaCpp(root=store.root() / f"llama.cpp-{_key(pin)}", version=pin.version)
     if not _complete(found):
         raise RequirementError(f"llama.cpp {pin.version} is not built for this machine; run `make setup`")
     return found
 
 
-def build_llama_cpp() -> LlamaCpp:
+def build() -> LlamaCpp:
     """Build the toolchain, or return the one that is there: about 5 minutes on 2 cores, 77 MB of download.
 
     A second process waits for the first. Raises RequirementError for a missing compiler or cmake, BuildError when the
     download or the compilation fails, StorageError when the disk is full.
     """
-    pin = read_pin(LLAMA_CPP_PIN)
-    folder = _folder()
+    pin = read_pin(PIN)
+    folder = store.root()
     built = LlamaCpp(root=folder / f"llama.cpp-{_key(pin)}", version=pin.version)
     if _complete(built):
         return built
-    tools = {name: _find(name) for name in ("cmake", "c++", "ninja")}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / "llama.cpp.lock", "llama.cpp"):
-            if not _complete(built):
-                _build(pin, built, tools)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(
-                f"{folder}: no space left to build llama.cpp; it needs {FREE_BYTES >> 20} MiB"
-            ) from error
-        raise StorageError(f"{folder}: llama.cpp cannot be built there: {error}") from error
+    tools = {name: _tool(name) for name in ("cmake", "c++", "ninja")}
+    with store.locked("llama.cpp", FREE_BYTES):
+        if not _complete(built):
+            _build(pin, built, tools)
     return built
 
 
@@ -140,7 +128,7 @@ def install_bindings(toolchain: LlamaCpp) -> None:
 
     The wheel was made with the toolchain and holds no compiled code, so this needs neither network nor compiler.
     """
-    project = read_pin(LLAMA_CPP_PIN).project
+    project = read_pin(PIN).project
     try:
         if importlib.metadata.version(project) == toolchain.version:
             return
@@ -153,7 +141,7 @@ def install_bindings(toolchain: LlamaCpp) -> None:
 
 def bindings() -> Any:
     """Import the llama.cpp bindings on this toolchain's libraries, whatever libraries came with the package."""
-    os.environ["LLAMA_CPP_LIB_PATH"] = str(llama_cpp().bin)
+    os.environ["LLAMA_CPP_LIB_PATH"] = str(find().bin)
     try:
         import llama_cpp as module
     except ImportError as error:
@@ -164,7 +152,7 @@ def bindings() -> Any:
 def fetch_source(to: Path) -> None:
     """Put the pinned source distribution at a path, its digest checked."""
     with TemporaryDirectory(dir=to.parent) as scratch:
-        _download(read_pin(LLAMA_CPP_PIN), Path(scratch)).replace(to)
+        _download(read_pin(PIN), Path(scratch)).replace(to)
 
 
 def read_pin(path: Path) -> Pin:
@@ -175,11 +163,6 @@ def read_pin(path: Path) -> Pin:
         raise RequirementError(f"{path}: expected one line like `name==1.2 --hash=sha256:<64 hex digits>`")
     project, version, sha256 = found[0]
     return Pin(project=project, version=version, sha256=sha256)
-
-
-def _folder() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "assay" / "toolchains"
 
 
 def _key(pin: Pin) -> str:
@@ -216,7 +199,7 @@ def _complete(toolchain: LlamaCpp) -> bool:
     return all(path.exists() for path in needed)
 
 
-def _find(name: str) -> Path:
+def _tool(name: str) -> Path:
     """Find a build tool; ninja is a Python package of ours, the others are the system's."""
     remedies = {
         "cmake": "apt-get install cmake",
@@ -230,25 +213,12 @@ def _find(name: str) -> Path:
     return Path(found)
 
 
-@contextmanager
-def _locked(path: Path, what: str) -> Iterator[None]:
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tqdm.write(f"another process is building {what}; waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def _build(pin: Pin, built: LlamaCpp, tools: dict[str, Path]) -> None:
     """Fill `built.root`, at once or not at all; the caller holds the lock, so every partial folder is stale."""
     folder = built.root.parent
     for stale in folder.glob("llama.cpp-*.partial"):
         shutil.rmtree(stale)
-    free = shutil.disk_usage(folder).free
-    if free < FREE_BYTES:
-        raise StorageError(f"{folder}: {free >> 20} MiB free, building llama.cpp needs {FREE_BYTES >> 20}")
+    store.check_free("llama.cpp", FREE_BYTES)
     partial = folder / f"{built.root.name}.partial"
     try:
         partial.mkdir()
@@ -268,14 +238,14 @@ def _download(pin: Pin, partial: Path) -> Path:
     tqdm.write(f"downloading {pin.project} {pin.version}", file=sys.stderr)
     into = partial / "download"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", pin.project]
-    command += ["--require-hashes", "-r", str(LLAMA_CPP_PIN), "-d", str(into)]
+    command += ["--require-hashes", "-r", str(PIN), "-d", str(into)]
     processes.run(command, what=f"download of {pin.project} {pin.version}")
     found = list(into.glob("*.tar.gz"))
     if len(found) != 1:
         raise BuildError(f"download of {pin.project} {pin.version}: expected one .tar.gz, found {len(found)}")
     sha256 = digests.of_file(found[0])
     if sha256 != pin.sha256:
-        raise BuildError(f"{found[0].name}: sha256 is {sha256}, {LLAMA_CPP_PIN.name} asks for {pin.sha256}; not used")
+        raise BuildError(f"{found[0].name}: sha256 is {sha256}, {PIN.name} asks for {pin.sha256}; not used")
     return found[0]
 
 

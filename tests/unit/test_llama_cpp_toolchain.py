@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import toolchains
 from pipeline.errors import BuildError, RequirementError, StorageError
+from pipeline.toolchains import llama_cpp
 
 SCRIPTS = {
     "cmake": """
@@ -68,7 +68,7 @@ def machine(tmp_path: Path, source: bytes, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
     monkeypatch.setenv("FAIL", "")
-    monkeypatch.setattr(toolchains, "LLAMA_CPP_PIN", pin)
+    monkeypatch.setattr(llama_cpp, "PIN", pin)
     return tmp_path / "cache" / "assay" / "toolchains"
 
 
@@ -82,9 +82,9 @@ def builds(machine: Path) -> int:
 
 def test_a_finished_build_is_found_again_and_not_repeated(machine: Path) -> None:
     with pytest.raises(RequirementError, match="make setup"):
-        toolchains.llama_cpp()
-    built = toolchains.build_llama_cpp()
-    assert toolchains.build_llama_cpp() == built == toolchains.llama_cpp()
+        llama_cpp.find()
+    built = llama_cpp.build()
+    assert llama_cpp.build() == built == llama_cpp.find()
     assert builds(machine) == 1
     assert built.tool("llama-quantize").read_text() == "tool\n"
     assert built.converter.exists()
@@ -99,34 +99,34 @@ def test_an_interrupted_build_leaves_nothing_that_is_trusted(
 ) -> None:
     monkeypatch.setenv("FAIL", failure)
     with pytest.raises(BuildError, match=message):
-        toolchains.build_llama_cpp()
+        llama_cpp.build()
     assert folders(machine) == []
     with pytest.raises(RequirementError):
-        toolchains.llama_cpp()
+        llama_cpp.find()
     monkeypatch.setenv("FAIL", "")
-    assert toolchains.build_llama_cpp().tool("llama-server").exists()
+    assert llama_cpp.build().tool("llama-server").exists()
 
 
 def test_what_a_killed_process_left_is_removed(machine: Path) -> None:
     stale = machine / "llama.cpp-0123456789abcdef.partial"
     (stale / "finished" / "bin").mkdir(parents=True)
-    built = toolchains.build_llama_cpp()
+    built = llama_cpp.build()
     assert folders(machine) == [built.root.name]
 
 
 def test_a_folder_that_lost_a_program_is_built_again(machine: Path) -> None:
-    built = toolchains.build_llama_cpp()
+    built = llama_cpp.build()
     built.tool("llama-imatrix").unlink()
     with pytest.raises(RequirementError):
-        toolchains.llama_cpp()
-    assert toolchains.build_llama_cpp().tool("llama-imatrix").exists()
+        llama_cpp.find()
+    assert llama_cpp.build().tool("llama-imatrix").exists()
 
 
 def test_a_download_with_another_digest_is_refused(machine: Path, source: bytes) -> None:
     """pip is asked to check the digest; a mirror or an old pip that does not must make no difference."""
     (machine.parents[2] / "fake-1.0.tar.gz").write_bytes(source + b"\0")
     with pytest.raises(BuildError, match=r"fake-1.0.tar.gz: sha256 is [0-9a-f]{64}, pin.txt asks for"):
-        toolchains.build_llama_cpp()
+        llama_cpp.build()
     assert folders(machine) == []
     assert not (machine.parents[2] / "counter").exists()
 
@@ -142,29 +142,29 @@ def test_a_missing_tool_is_named_with_its_command(
     (scripts / name).unlink()
     monkeypatch.setenv("PATH", str(scripts))
     with pytest.raises(RequirementError, match=command):
-        toolchains.build_llama_cpp()
+        llama_cpp.build()
 
 
 def test_a_full_disk_is_told_before_the_build(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchains, "FREE_BYTES", 2**60)
+    monkeypatch.setattr(llama_cpp, "FREE_BYTES", 2**60)
     with pytest.raises(StorageError, match=r"MiB free, building llama\.cpp needs"):
-        toolchains.build_llama_cpp()
+        llama_cpp.build()
 
 
 def test_another_compiler_or_flag_is_another_toolchain(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = toolchains.build_llama_cpp()
+    first = llama_cpp.build()
     (machine.parents[2] / "scripts" / "c++").write_text("#!/bin/sh\necho 'c++ (Fake) 13.0'\n")
-    second = toolchains.build_llama_cpp()
-    monkeypatch.setattr(toolchains, "FLAGS", (*toolchains.FLAGS, "-DGGML_OTHER=ON"))
-    third = toolchains.build_llama_cpp()
+    second = llama_cpp.build()
+    monkeypatch.setattr(llama_cpp, "FLAGS", (*llama_cpp.FLAGS, "-DGGML_OTHER=ON"))
+    third = llama_cpp.build()
     assert len({first.root, second.root, third.root}) == 3
-    assert toolchains.llama_cpp() == third
+    assert llama_cpp.find() == third
 
 
 def test_two_processes_build_once(machine: Path) -> None:
     """The second waits on the lock, then finds the finished folder. flock is per open file, so threads show it too."""
     found: list[Path] = []
-    work: Callable[[], None] = lambda: found.append(toolchains.build_llama_cpp().root)  # noqa: E731
+    work: Callable[[], None] = lambda: found.append(llama_cpp.build().root)  # noqa: E731
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -176,7 +176,7 @@ def test_two_processes_build_once(machine: Path) -> None:
 
 
 def test_the_pin_in_the_repository_can_be_read() -> None:
-    pin = toolchains.read_pin(toolchains.LLAMA_CPP_PIN)
+    pin = llama_cpp.read_pin(llama_cpp.PIN)
     assert (pin.project, len(pin.sha256)) == ("llama-cpp-python", 64)
 
 
@@ -184,12 +184,12 @@ def test_the_pin_in_the_repository_can_be_read() -> None:
 def test_a_pin_without_a_digest_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "pin.txt").write_text(text)
     with pytest.raises(RequirementError, match=r"pin.txt"):
-        toolchains.read_pin(tmp_path / "pin.txt")
+        llama_cpp.read_pin(tmp_path / "pin.txt")
 
 
 def test_importing_it_is_cheap() -> None:
     """Every command of the pipeline imports this module; what takes seconds must stay behind the functions."""
     heavy = "{'torch', 'transformers', 'llama_cpp', 'gguf', 'lm_eval'}"
-    code = f"import sys, pipeline.toolchains; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, pipeline.toolchains.llama_cpp; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -36,10 +36,8 @@ SHIPPING = ("release", "promote", "rollback", "export")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "serve":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    ours, rest = _apart(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(ours)
     try:
         _run(options, rest)
     except AssayError as error:
@@ -54,6 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _apart(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """Split off the gateway's flags, behind `serve [NAME]`: argparse would take the value of one for NAME."""
+    if words[:1] != ["serve"] or words[1:2] in (["-h"], ["--help"]):
+        return words, ()
+    end = 1 if words[1:2] and words[1].startswith("-") else 2
+    return words[:end], words[end:]
 
 
 def _parser() -> argparse.ArgumentParser:

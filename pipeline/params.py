@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
 from evals.load import QUANTILES
 from pipeline import compute
@@ -191,15 +191,6 @@ class Params(Record):
     selection: SelectionParams
     image: ImageParams
 
-    @field_validator("artifacts", mode="before")
-    @classmethod
-    def _say_from(cls, artifacts: Any) -> Any:
-        """dvc.yaml reads the key of every recipe, so a default of ours would come too late."""
-        for name, recipe in artifacts.items() if isinstance(artifacts, dict) else ():
-            if isinstance(recipe, dict) and "from" not in recipe:
-                raise ValueError(f"{name} does not say what it is built from; add `from: checkpoint`")
-        return artifacts
-
     @model_validator(mode="after")
     def _sources(self) -> "Params":
         for name, recipe in self.artifacts.items():
@@ -207,10 +198,8 @@ class Params(Record):
             if recipe.source == "checkpoint":
                 continue
             if folder != "artifacts" or source not in self.artifacts:
-                known = ", ".join(self.artifacts)
-                raise ValueError(
-                    f"artifacts.{name}.from: {recipe.source} is not checkpoint or artifacts/ and one of {known}"
-                )
+                known = ", ".join(f"artifacts/{one}" for one in self.artifacts if one != name)
+                raise ValueError(f"artifacts.{name}.from: {recipe.source} is neither checkpoint nor one of {known}")
             if self.artifacts[source].source != "checkpoint":
                 raise ValueError(f"artifacts.{name}.from: {recipe.source} is itself built from another artifact")
         return self
@@ -228,20 +217,33 @@ class Params(Record):
 
 
 def load(path: Path = PATH) -> Params:
-    """Read and check params.yaml. ParamsError names each bad key, what was found, and the nearest known key."""
+    """Read and check params.yaml; ParamsError as in `check`."""
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ParamsError(f"{path}: cannot be read ({error.strerror}); run from the repository's root") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: expected a mapping, found {type(raw).__name__}")
+    return check(text, str(path))
+
+
+def check(text: str, where: str) -> Params:
+    """Parse the text of a params.yaml. ParamsError names each bad key, what was found, and the nearest known key."""
     try:
-        return Params.model_validate(raw)
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{where}: not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{where}: expected a mapping, found {type(raw).__name__}")
+    try:
+        params = Params.model_validate(raw)
     except ValidationError as error:
         problems = "\n".join(f"  {_explain(problem)}" for problem in error.errors())
-        raise ParamsError(f"{path}: {error.error_count()} problem(s)\n{problems}") from error
+        raise ParamsError(f"{where}: {error.error_count()} problem(s)\n{problems}") from error
+    for name, recipe in raw["artifacts"].items():
+        if "from" not in recipe:  # dvc.yaml reads it of each one, so a default would come too late
+            raise ParamsError(f"{where}: artifacts.{name} does not say what it is built from; add `from: checkpoint`")
+    return params
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

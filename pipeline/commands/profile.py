@@ -13,6 +13,8 @@ from pipeline.errors import ParamsError
 
 PROFILES = Path("profiles")
 
+NULL = "tag:yaml.org,2002:null"
+
 
 def profile(name: str) -> list[str]:
     """Add a profile's keys to params.yaml, whose comments and order stay; return the keys that changed, dotted.
@@ -23,20 +25,25 @@ def profile(name: str) -> list[str]:
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
     if name not in known:
         raise ParamsError(f"{name!r} is no profile; there is {', '.join(known) or 'none'} in {PROFILES}/")
-    yaml = YAML()
-    yaml.width, yaml.preserve_quotes = 4096, True
-    merged, added = (_read(yaml, path) for path in (params.PATH, PROFILES / f"{name}.yaml"))
+    yaml = _round_trip()
+    source = PROFILES / f"{name}.yaml"
+    merged, added = (_read(yaml, path) for path in (params.PATH, source))
     changed = _merge(merged, added)
     text = io.StringIO()
     yaml.dump(merged, text)
+    params.check(text.getvalue(), f"{params.PATH} with {source}")
     partial = params.PATH.with_name(f".{params.PATH.name}.partial")
     partial.write_text(text.getvalue(), encoding="utf-8")
-    try:
-        params.load(partial)
-        partial.replace(params.PATH)
-    finally:
-        partial.unlink(missing_ok=True)
+    partial.replace(params.PATH)
     return changed
+
+
+def _round_trip() -> YAML:
+    """Keep lines as they are: long, quoted, and with the word null, which ruamel.yaml would leave out."""
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 4096, True
+    yaml.representer.add_representer(type(None), lambda dumper, _: dumper.represent_scalar(NULL, "null"))
+    return yaml
 
 
 def _read(yaml: YAML, path: Path) -> MutableMapping[str, Any]:

@@ -45,6 +45,16 @@ def test_the_default_params_hold_every_default_recipe() -> None:
         ("artifacts.gguf-f16.quantization", "Q9", "artifacts.gguf-f16.gguf.quantization: "),
         ("artifacts.Bad Name", {"backend": "gguf", "quantization": "F16"}, "it becomes a folder"),
         ("artifacts.gguf-f16", {"backend": "ggml"}, "artifacts.gguf-f16: "),
+        (
+            "artifacts.gguf-f16",
+            {"backend": "gguf", "quantization": "F16"},
+            "gguf-f16 does not say what it is built from",
+        ),
+        (
+            "artifacts.gguf-f16.from",
+            "artifacts/gguf-q8_0",
+            "artifacts.gguf-f16.gguf.from: Input should be 'checkpoint'",
+        ),
         ("latency.repeats", 4, "latency.repeats: Input should be greater than or equal to 5 (found 4)"),
         ("selection.constraints", {"perplexity": {}}, "needs at_most, at_least or both"),
         ("selection.constraints", {"perplexty": {"at_most": 1}}, "selection.constraints.perplexty"),

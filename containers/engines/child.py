@@ -4,12 +4,20 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import re
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from containers.engines import keeper
+
 TAIL_LINES = 15
+KEPT_LINES = 400
+CAUSE = re.compile(r"\b\w+(Error|Exception): ")
+"""In a line: why something failed. Processes that start others report the first one's failure last, and only that
+there was one."""
 
 SECRETS = ("ASSAY_API_KEYS",)
 """Of the environment: an engine knows no clients."""
@@ -19,11 +27,12 @@ PR_SET_PDEATHSIG = 1
 
 
 class Child:
-    """One process. Its output is read all the time, so it never blocks on a full pipe."""
+    """One process, with all that it starts. Its output is read all the time, so it never blocks on a full pipe."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, pipe: int | None = None) -> None:
         self._process = process
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._pipe = pipe
+        self._tail: deque[str] = deque(maxlen=KEPT_LINES)
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
@@ -31,17 +40,20 @@ class Child:
         cls, command: Sequence[str | Path], env: Mapping[str, str], pass_fds: Sequence[int] = ()
     ) -> "Child":
         """Start a process; the kernel kills it when we die."""
-        process = await asyncio.create_subprocess_exec(
-            *map(str, command),
-            env={name: value for name, value in env.items() if name not in SECRETS},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            pass_fds=pass_fds,
-            preexec_fn=die_with_parent(os.getpid()),
-            start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which lets the engine finish first
-        )
-        return cls(process)
+        return cls(await _process(command, env, pass_fds, die_with_parent(os.getpid())))
+
+    @classmethod
+    async def start_family(cls, command: Sequence[str | Path], env: Mapping[str, str]) -> "Child":
+        """Start a process that starts others, under a keeper: when we die, however it is, none of them is left."""
+        theirs, ours = os.pipe()
+        try:
+            kept = [sys.executable, "-I", "-S", keeper.__file__, str(theirs), *command]
+            return cls(await _process(kept, env, (theirs,), None), ours)
+        except BaseException:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
 
     @property
     def pid(self) -> int:
@@ -54,24 +66,48 @@ class Child:
         return self._process.returncode is None
 
     async def died(self) -> str:
-        """Wait for its end; return how it ended and its last lines."""
+        """Wait for its end; return how it ended, the first error that it told of, and its last lines."""
         code = await self._process.wait()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._reading), 1)
+        if self._pipe is not None and code > 128:  # as the keeper tells of it
+            code = 128 - code
         how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-        return "; ".join([how, *self._tail])
+        kept = list(self._tail)
+        causes = [line for line in kept[:-TAIL_LINES] if CAUSE.search(line)]
+        return "; ".join([how, *causes[:1], *kept[-TAIL_LINES:]])
 
     async def kill(self) -> None:
-        """End it at once."""
+        """End it at once, and what it left behind."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         self._reading.cancel()
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
         while chunk := await self._process.stdout.read(2**16):
             self._tail.extend(line.strip() for line in chunk.decode(errors="replace").splitlines() if line.strip())
+
+
+async def _process(
+    command: Sequence[str | Path], env: Mapping[str, str], fds: Sequence[int], first: Callable[[], None] | None
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *map(str, command),
+        env={name: value for name, value in env.items() if name not in SECRETS},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        pass_fds=fds,
+        preexec_fn=first,
+        # A group of its own: a terminal's Ctrl-C is for the gateway, which lets the engine finish first, and all that
+        # the process starts can be ended together.
+        start_new_session=True,
+    )
 
 
 def die_with_parent(parent: int) -> Callable[[], None]:

@@ -206,8 +206,7 @@ def test_a_closed_answer_stops_and_frees_its_slot(artifact: Path) -> None:
 def test_a_killed_server_is_noticed_and_can_be_started_again(artifact: Path) -> None:
     async def ask() -> tuple[str, str]:
         async with started(artifact) as engine:
-            assert engine._child is not None
-            pid = engine._child.pid
+            pid = engine._server.pid
 
             async def kill_in_the_middle() -> None:
                 async for _ in engine.generate([1, 5, 6], Sampling(max_tokens=400, temperature=0, ignore_eos=True)):

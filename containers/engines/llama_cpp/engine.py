@@ -6,20 +6,16 @@ worker, on the same memory-mapped file, started by the first request that needs 
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import random
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
-from containers.engines.child import Child
-from containers.engines.contract import UNTOLD, Candidate, EngineError, Facts, Sampling, Token, UnsupportedError
+from containers.engines.contract import UNTOLD, Candidate, EngineError, Facts, Sampling, Token
 from containers.engines.python import PythonEngine
+from containers.engines.server import Server, words
 from pipeline.compute import Compute
 from pipeline.toolchains import llama_cpp
 
@@ -29,7 +25,6 @@ OPTIONS = (
 )
 """As evaluation runs the file. No cache of old prompts in main memory: it would grow to gigabytes."""
 
-POLL_SECONDS = 0.02
 SEEDS = 2**31
 
 FINAL_FIELDS = ["stop", "stop_type", "tokens_predicted"]
@@ -44,24 +39,12 @@ class LlamaCppEngine:
         self._scorer = PythonEngine(artifact, compute=compute, slots=0, context_tokens=context_tokens)
         self._scorer_facts: Facts | None = None
         self._starting = asyncio.Lock()
-        self._stack: contextlib.AsyncExitStack | None = None
-        self._child: Child | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._server = Server("llama-server")
 
     async def start(self) -> Facts:
         """See Engine.start."""
-        async with contextlib.AsyncExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="assay-"))
-            address = Path(folder) / "llama.sock"
-            self._child = await Child.start(self._command(address), env=_environment())
-            stack.push_async_callback(self._child.kill)
-            # The server closes idle connections without a word, so each request has one of its own.
-            connector = aiohttp.UnixConnector(path=str(address), limit=0, force_close=True)
-            timeout = aiohttp.ClientTimeout(total=None)
-            self._session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, timeout=timeout))
-            await self._wait()
-            props = await self._get("/props")
-            self._stack = stack.pop_all()
+        await self._server.start(self._command, _environment())
+        props = await self._server.get("/props")
         return Facts(
             runtime=f"llama.cpp of llama-cpp-python {llama_cpp.find().version}",
             context_tokens=int(props["default_generation_settings"]["n_ctx"]),
@@ -76,14 +59,11 @@ class LlamaCppEngine:
         """See Engine.stop."""
         await self._scorer.stop()
         self._scorer_facts = None
-        if self._stack is not None:
-            await self._stack.aclose()
-        self._stack = self._child = self._session = None
+        await self._server.stop()
 
     async def died(self) -> str:
         """See Engine.died."""
-        assert self._child is not None, "not started"
-        return f"llama-server {await self._child.died()}"
+        return await self._server.died()
 
     async def generate(self, prompt: Sequence[int], sampling: Sampling) -> AsyncGenerator[Token, None]:
         """See Engine.generate.
@@ -128,36 +108,28 @@ class LlamaCppEngine:
     async def tokenize(self, text: str, *, add_special: bool) -> list[int]:
         """See Engine.tokenize."""
         body = {"content": text, "add_special": add_special, "parse_special": True}
-        return list((await self._post("/tokenize", body))["tokens"])
+        return list((await self._server.post("/tokenize", body))["tokens"])
 
     async def detokenize(self, ids: Sequence[int]) -> str:
         """See Engine.detokenize."""
-        return str((await self._post("/detokenize", {"tokens": list(ids)}))["content"])
+        return str((await self._server.post("/detokenize", {"tokens": list(ids)}))["content"])
 
     async def render(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> list[int]:
         """See Engine.render."""
         body = {"messages": list(messages), "add_generation_prompt": add_generation_prompt}
-        prompt = (await self._post("/apply-template", body))["prompt"]
+        prompt = (await self._server.post("/apply-template", body))["prompt"]
         return await self.tokenize(prompt, add_special=True)
 
     def _command(self, address: Path) -> list[str | Path]:
         tool = llama_cpp.find().tool("llama-server")
-        sizes = ("--ctx-size", self._slots * self._context, "--parallel", self._slots)
-        sizes += ("--threads", self._compute.threads)
+        sizes = (
+            *("--ctx-size", self._slots * self._context, "--parallel", self._slots),
+            *("--threads", self._compute.threads),
+        )
         return [tool, "--model", self._file, "--host", address, *map(str, sizes), *OPTIONS]
 
-    async def _wait(self) -> None:
-        """Return when the model is loaded; loading has no time limit of its own, since weights may be 100 GB."""
-        assert self._child is not None
-        while self._child.running:
-            with contextlib.suppress(aiohttp.ClientError, OSError, EngineError):
-                await self._get("/health")
-                return
-            await asyncio.sleep(POLL_SECONDS)
-        raise EngineError(await self.died())
-
     async def _vocabulary_size(self) -> int:
-        (model,) = (await self._get("/v1/models"))["data"]
+        (model,) = (await self._server.get("/v1/models"))["data"]
         return int(model["meta"]["n_vocab"])
 
     async def _special(self, text: str | None) -> int | None:
@@ -168,41 +140,11 @@ class LlamaCppEngine:
         return ids[0] if len(ids) == 1 else None
 
     async def _events(self, body: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        async with self._request("POST", "/completion", json=body) as response:
-            async for line in response.content:
-                if line.startswith(b"data: "):
-                    yield json.loads(line[6:])
-                elif line.startswith(b"error: "):
-                    raise EngineError(f"llama-server: {_words(json.loads(line[7:]))}")
-
-    async def _get(self, route: str) -> Any:
-        async with self._request("GET", route) as response:
-            return await response.json()
-
-    async def _post(self, route: str, body: Mapping[str, Any]) -> Any:
-        async with self._request("POST", route, json=body) as response:
-            return await response.json()
-
-    @contextlib.asynccontextmanager
-    async def _request(self, method: str, route: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Give a good response. EngineError when the server is gone, UnsupportedError when it refuses."""
-        if self._session is None or self._child is None:
-            raise EngineError("the engine is not running")
-        try:
-            async with self._session.request(method, f"http://llama{route}", **options) as response:
-                if response.status >= 400:
-                    words = _words(await response.json())
-                    raise (UnsupportedError if response.status < 500 else EngineError)(words)
-                yield response
-        except aiohttp.ClientError as error:
-            raise EngineError(await self._why(error)) from error
-
-    async def _why(self, error: aiohttp.ClientError) -> str:
-        """Say what broke a connection: most often the server's end, which is known a moment later."""
-        try:
-            return await asyncio.wait_for(self.died(), 1)
-        except TimeoutError:
-            return f"llama-server: {error}"
+        async for line in self._server.lines("/completion", body):
+            if line.startswith(b"data: "):
+                yield json.loads(line[6:])
+            elif line.startswith(b"error: "):
+                raise EngineError(f"llama-server: {words(json.loads(line[7:]))}")
 
 
 def _request(prompt: Sequence[int], sampling: Sampling) -> dict[str, Any]:
@@ -231,11 +173,6 @@ def _token(event: Mapping[str, Any], tokens: int) -> Token:
         return Token(id_, event["content"], tokens=tokens)
     top = tuple(Candidate(one["id"], one["token"], one["logprob"]) for one in found[0]["top_logprobs"])
     return Token(id_, event["content"], found[0]["logprob"], top, tokens)
-
-
-def _words(value: Any) -> str:
-    error = value.get("error", value) if isinstance(value, dict) else value
-    return str(error.get("message", error) if isinstance(error, dict) else error).strip()
 
 
 def _environment() -> dict[str, str]:

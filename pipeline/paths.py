@@ -48,6 +48,11 @@ def quality(name: str) -> Path:
     return Path("measurements/quality") / f"{name}.json"
 
 
+def tokens(name: str) -> Path:
+    """Return the per-token figures behind an artifact's quality record."""
+    return Path("measurements/quality") / f"{name}.npz"
+
+
 def latency(name: str) -> Path:
     """Return the latency record of an artifact."""
     return Path("measurements/latency") / f"{name}.json"

@@ -11,22 +11,24 @@ from evals.perplexity import Nll
 from evals.runner import Runner
 from evals.scoring import score
 from evals.statistics import exponential
+from evals.tokens import Tokens
 from evals.windows import Windows
 from pipeline import digests, paths
 from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, Params
 from pipeline.progress import track
-from pipeline.records import FILE, Artifact, Quality
+from pipeline.records import FILE, Artifact, Quality, Reference
 from pipeline.stages import hardware
 
 
 def quality(params: Params, name: str) -> None:
-    """Write measurements/quality/<name>.json."""
+    """Write measurements/quality/<name>.json, and beside it <name>.npz with the figures of each token."""
     folder = paths.artifact(name)
     artifact = Artifact.load(folder / FILE)
     if reason := hardware.unavailable(artifact):
         unavailable = Quality(name=name, artifact=artifact.digest, unavailable=reason)
         unavailable.save(paths.quality(name))
+        Tokens.none().save(paths.tokens(name))
         return
     digests.check_files(folder, artifact.files)
     before = memory.rss_bytes()
@@ -34,14 +36,15 @@ def quality(params: Params, name: str) -> None:
     one = threadpool_limits(1, user_api="blas")
     with one, RECIPE.validate_python(artifact.recipe).open(folder, params.compute()) as runner:
         try:
-            record = _measure(params, name, artifact, runner)
+            record, tokens = _measure(params, name, artifact, runner)
         except ValueError as error:
             raise MeasurementError(f"quality {name}: {error}") from error
     update = {"load_rss_bytes": before, "peak_rss_bytes": memory.peak_rss_bytes()}
     record.model_copy(update=update).save(paths.quality(name))
+    tokens.save(paths.tokens(name))
 
 
-def _measure(params: Params, name: str, artifact: Artifact, runner: Runner) -> Quality:
+def _measure(params: Params, name: str, artifact: Artifact, runner: Runner) -> tuple[Quality, Tokens]:
     windows = Windows.load(paths.CORPUS / "evaluation.npz")
     reference = np.load(paths.REFERENCE / "nll.npy")
     comparison, again = Comparison(paths.REFERENCE), Comparison(paths.REFERENCE)
@@ -52,7 +55,16 @@ def _measure(params: Params, name: str, artifact: Artifact, runner: Runner) -> Q
         runner, prompts, params.greedy.output_tokens, lambda ids: track(ids, f"continuing prompts with {name}")
     )
     log_ratio = perplexity.log_ratio(nll, reference, windows)
-    return Quality(
+    yardstick = Reference.load(paths.REFERENCE / FILE)
+    tokens = Tokens(
+        nll=nll.astype(np.float32),
+        kld=comparison.kld.astype(np.float32),
+        same=comparison.same,
+        clusters=windows.clusters,
+        text=yardstick.evaluation,
+        reference=yardstick.checkpoint,
+    )
+    record = Quality(
         name=name,
         artifact=artifact.digest,
         windows=len(windows),
@@ -68,6 +80,7 @@ def _measure(params: Params, name: str, artifact: Artifact, runner: Runner) -> Q
         repeats_to_the_bit=_bits(nll_again, again.kld[:1]) == _bits(nll[:1], comparison.kld[:1]),
         scores=hashlib.sha256(_bits(nll, comparison.kld)).hexdigest(),
     )
+    return record, tokens
 
 
 def _bits(nll: Nll, kld: Nll) -> bytes:

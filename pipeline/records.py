@@ -208,6 +208,9 @@ class Build(Record):
     seconds: float | None
     peak_rss_bytes: int | None
     """Largest resident set of any one process of the build."""
+    tools: dict[str, str] = Field(default_factory=dict)
+    """As in the artifact's record, and so are the notes: the report tells them, and needs no artifact for it."""
+    notes: tuple[str, ...] = ()
 
 
 class Quality(Record):

@@ -50,6 +50,8 @@ def artifact(params: Params, name: str) -> None:
         artifact=record.digest,
         seconds=None if reason else time.perf_counter() - start,
         peak_rss_bytes=None if reason else max(memory.peak_rss_bytes(), memory.peak_child_rss_bytes()),
+        tools=record.tools,
+        notes=record.notes,
     ).save(paths.build(name))
 
 

@@ -201,6 +201,17 @@ class Artifact(Record):
     """Over the files, or over the reason."""
 
 
+class Predicted(Record):
+    """What was computed for an artifact before it was built, from config.json and the weights' headers."""
+
+    bytes: int | None = None
+    """All files together."""
+    serving_bytes: int | None = None
+    """Memory of gateway and engine at the context and the streams of params.serving: as Served.peak_rss_bytes."""
+    build_bytes: int | None = None
+    """Peak memory of the build's largest process: as Build.peak_rss_bytes."""
+
+
 class Build(Record):
     """Provenance of one artifact's build: what differs between machines and runs."""
 
@@ -211,6 +222,8 @@ class Build(Record):
     tools: dict[str, str] = Field(default_factory=dict)
     """As in the artifact's record, and so are the notes: the report tells them, and needs no artifact for it."""
     notes: tuple[str, ...] = ()
+    predicted: Predicted | None = None
+    """None where nothing could be: a checkpoint or recipe that the arithmetic does not know."""
 
 
 class Quality(Record):
@@ -424,6 +437,22 @@ class Gate(Record):
     value stay; None where no number would, the value being the limit."""
 
 
+class Cost(Record):
+    """What the price of a token rests on: every figure that went into it, to be printed beside it."""
+
+    price_per_hour: float
+    """In US dollars, of the whole machine."""
+    source: str
+    """Where the price is from: params.yaml, or an entry of pipeline/hardware.toml and what that names."""
+    concurrency: int
+    """Streams at which the tokens were counted."""
+    hours_per_month: float
+    api_price_per_million_tokens: float | None = None
+    """What an API asks for as many output tokens; None where there is nothing to compare with."""
+    assumptions: tuple[str, ...] = ()
+    """One sentence each, for people."""
+
+
 class Selection(Record):
     """The winner and why the others lost."""
 
@@ -432,6 +461,8 @@ class Selection(Record):
     winner: str | None
     ranking: tuple[Standing, ...]
     pareto_front: tuple[str, ...]
+    cost: Cost | None = None
+    """None where no price is known: then there are no metrics of cost either."""
 
 
 class Revision(Record):

@@ -1,5 +1,6 @@
 """What models run on here: CPU threads, and GPUs where there are any."""
 
+import os
 import shutil
 from dataclasses import dataclass
 from typing import Literal
@@ -34,10 +35,14 @@ class Compute:
 def here(threads: int | None = None, device: Device | None = None) -> Compute:
     """Choose on this machine: None is every core that this process may use, and GPUs where there are any.
 
-    GPUs that are only declared (ASSAY_GPUS), with no driver behind them, run nothing. RequirementError where `cuda` is
-    asked for and there is none.
+    GPUs that are only declared (ASSAY_GPUS), with no driver behind them, run nothing. With a driver, those that are not
+    to be used are hidden from this process and its children: libraries would take them unasked, some for a part of the
+    work. RequirementError where `cuda` is asked for and there is none.
     """
-    found = machine.gpus() if device != "cpu" and shutil.which("nvidia-smi") else ()
+    driver = shutil.which("nvidia-smi") is not None
+    found = machine.gpus() if driver and device != "cpu" else ()
+    if driver and not found:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if device == "cuda" and not found:
         raise RequirementError(
             "device cuda was asked for, and nvidia-smi finds no GPU that this process may use; "

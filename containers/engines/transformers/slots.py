@@ -40,9 +40,8 @@ class TransformersSlots:
     @torch.inference_mode()
     def feed(self, slot: int, ids: Ids) -> Logits:
         """See Slots.feed."""
-        tokens = torch.from_numpy(ids.astype(np.int64))[None]
         output = self._runner.served()(
-            input_ids=tokens, past_key_values=self._caches[slot], use_cache=True, logits_to_keep=1
+            input_ids=self._runner.row(ids), past_key_values=self._caches[slot], use_cache=True, logits_to_keep=1
         )
         self._caches[slot] = output.past_key_values
         row: Logits = _logits(output)[0]
@@ -57,8 +56,8 @@ class TransformersSlots:
         caches = [self._caches[slot] for slot in slots]
         with _row_by_row(model.config) as served:
             output = model(
-                input_ids=torch.tensor(ids)[:, None],
-                position_ids=torch.tensor([cache.get_seq_length() for cache in caches])[:, None],
+                input_ids=self._runner.row(np.array(ids)).T,
+                position_ids=self._runner.row(np.array([cache.get_seq_length() for cache in caches])).T,
                 use_cache=False,
                 rows=_Rows(caches, served),
             )
@@ -161,5 +160,5 @@ def _wider(room: torch.Tensor, tokens: int) -> torch.Tensor:
 
 
 def _logits(output: Any) -> Logits:
-    rows: Logits = output.logits[:, -1].float().numpy()
+    rows: Logits = output.logits[:, -1].float().cpu().numpy()
     return rows

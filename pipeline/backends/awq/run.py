@@ -1,4 +1,4 @@
-"""Running an AWQ artifact on the CPU."""
+"""Running an AWQ artifact through transformers."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,10 +11,11 @@ from pipeline.compute import Compute
 
 
 def runner(artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
-    """Load with torch's int4 kernel, pinned: kernels differ numerically, and the automatic choice with the machine.
+    """Load with a kernel pinned: kernels differ numerically, and the automatic choice with the machine.
 
-    The kernel is named after the check of AwqConfig, whose list of names is older than GPTQModel's kernels.
+    That is torch's int4 kernel on CPUs, and one that unpacks on GPUs. It is named after the check of AwqConfig, whose
+    list of names is older than GPTQModel's kernels.
     """
     settings = AwqConfig()
-    settings.backend = "awq_torch_aten"
+    settings.backend = "awq_torch_aten" if compute.device == "cpu" else "awq_torch"
     return packed_linear.runner(artifact, compute, settings)

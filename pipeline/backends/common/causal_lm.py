@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from evals.head import Hidden, Shape, shaped
 from evals.runner import Ids, Logits, Prompt
+from pipeline.backends.common import device
 from pipeline.backends.common.attention import sdpa
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
@@ -59,7 +60,7 @@ class ScoringHead(torch.nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Multiply some columns at a time: a float32 copy of a whole head can be gigabytes."""
         self.hidden = hidden
-        with _exact_products(hidden.dtype):
+        with _exact_products(hidden):
             wide = hidden.float()
             if len(self.weight) <= HEAD_COLUMNS:
                 return self._columns(wide, slice(None))
@@ -75,10 +76,13 @@ class ScoringHead(torch.nn.Module):
 
 
 @contextlib.contextmanager
-def _exact_products(dtype: torch.dtype) -> Iterator[None]:
-    """Let float32 products of what was bfloat16 run on bfloat16 units: nothing is lost, as sums stay float32."""
+def _exact_products(hidden: torch.Tensor) -> Iterator[None]:
+    """Let float32 products of what was bfloat16 run on a CPU's bfloat16 units: nothing is lost, as sums stay float32.
+
+    On a GPU they would be summed less exactly, and float32 is fast enough.
+    """
     before = torch.get_float32_matmul_precision()
-    if dtype == torch.bfloat16:
+    if hidden.dtype == torch.bfloat16 and hidden.device.type == "cpu":
         torch.set_float32_matmul_precision("medium")
     try:
         yield
@@ -105,8 +109,13 @@ class CausalLMRunner:
             "runtime": f"transformers {version('transformers')}, torch {version('torch')}",
             "attention": self._model.config._attn_implementation,
             "dtype": f"{str(self._model.dtype).removeprefix('torch.')}, head float32",
+            "device": device.name(self._model.device),
             "threads": str(torch.get_num_threads()),
         }
+
+    def row(self, ids: npt.NDArray[np.integer[Any]]) -> torch.Tensor:
+        """Put ids where the model is, as a batch of one."""
+        return torch.from_numpy(ids.astype(np.int64))[None].to(self._model.device)
 
     def served(self) -> Any:
         """Return the model with its own head, to generate with."""
@@ -132,7 +141,7 @@ class CausalLMRunner:
         bias = self.scoring_head.bias
         return (
             _stored(self.scoring_head.weight),
-            None if bias is None else bias.detach().float().numpy(),
+            None if bias is None else _array(bias.detach().float()),
             self._head_shape(),
         )
 
@@ -142,18 +151,18 @@ class CausalLMRunner:
         hook = self.scoring_head.register_forward_hook(lambda _, __, product: products.append(product.clone()))
         (logits,) = self.logits(np.arange(PROBE_TOKENS, dtype=np.int32))
         hook.remove()
-        return _shape(products[0][0].numpy(), logits, self._model.config.get_text_config())
+        return _shape(_array(products[0][0]), logits, self._model.config.get_text_config())
 
     @torch.inference_mode()
     def logits(self, ids: Ids) -> Iterator[Logits]:
         """See Runner.logits."""
-        blocks = torch.split(_row(ids[:-1]), self._block_rows, dim=1)
+        blocks = torch.split(self.row(ids[:-1]), self._block_rows, dim=1)
         cache = None
         for block in blocks:
             self._model.set_output_embeddings(self.scoring_head)  # a server generates between two blocks
             output = self._model(input_ids=block, past_key_values=cache, use_cache=len(blocks) > 1)
             cache = output.past_key_values
-            yield output.logits[0].numpy()
+            yield _array(output.logits[0])
 
     @torch.inference_mode()
     def continuations(self, prompts: Sequence[Prompt]) -> Iterator[Logits]:
@@ -222,13 +231,13 @@ class CausalLMRunner:
         mask = torch.zeros((1, 1, total, total), dtype=self._model.dtype)
         mask[0, 0, torch.from_numpy(~seen)] = torch.finfo(self._model.dtype).min
         output = self._model(
-            input_ids=torch.from_numpy(tokens)[None],
-            attention_mask=mask,
-            position_ids=torch.from_numpy(positions)[None],
+            input_ids=self.row(tokens),
+            attention_mask=mask.to(self._model.device),
+            position_ids=self.row(positions),
             use_cache=False,
-            logits_to_keep=torch.from_numpy(kept),
+            logits_to_keep=self.row(kept)[0],
         )
-        rows = output.logits[0].numpy()
+        rows = _array(output.logits[0])
         for one in np.split(place, np.cumsum([len(indices) for indices in scored])[:-1]):
             yield rows[one]
 
@@ -238,19 +247,20 @@ class CausalLMRunner:
         What follows a token does not reach it, so no mask is needed, and positions and sliding windows are the model's
         own affair.
         """
-        start = self._model(input_ids=_row(prompt), use_cache=True, logits_to_keep=1)
-        first, cache = start.logits[0].numpy(), start.past_key_values
+        start = self._model(input_ids=self.row(prompt), use_cache=True, logits_to_keep=1)
+        first, cache = _array(start.logits[0]), start.past_key_values
         batches = list(self._batches(continuations, _bytes(cache)))
         for batch in batches:
             fed = max(map(len, batch)) - 1
-            rest = np.empty((len(batch), 0, first.shape[1]), np.float32)
+            rest: Logits = np.empty((len(batch), 0, first.shape[1]), np.float32)
             if fed:
                 tokens = np.zeros((len(batch), fed), np.int64)
                 for row, ids in zip(tokens, batch, strict=True):
                     row[: len(ids) - 1] = ids[:-1]
                 copies = cache if batch is batches[-1] else copy.deepcopy(cache)
                 copies.batch_repeat_interleave(len(batch))
-                rest = self._model(input_ids=torch.from_numpy(tokens), past_key_values=copies).logits.numpy()
+                fresh = torch.from_numpy(tokens).to(self._model.device)
+                rest = _array(self._model(input_ids=fresh, past_key_values=copies).logits)
             for rows, ids in zip(rest, batch, strict=True):
                 yield np.concatenate([first, rows[: len(ids) - 1]])
 
@@ -271,7 +281,7 @@ class CausalLMRunner:
     def generate(self, prompt: Ids, new_tokens: int) -> Iterator[int]:
         """See Runner.generate."""
         model = self.served()
-        tokens = _row(prompt)
+        tokens = self.row(prompt)
         cache = None
         for _ in range(new_tokens):
             output = model(input_ids=tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -286,17 +296,17 @@ def load(folder: Path, dtype: str, compute: Compute) -> CausalLMRunner:
     The attention kernel is pinned: kernels differ in the last bits, and the reference must not move with a library's
     default.
     """
-    torch.set_num_threads(compute.threads)
+    place = device.prepare(compute)
     with quiet():
         model = cast(Any, AutoModelForCausalLM).from_pretrained(
             folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
         )
-    return CausalLMRunner(model)
+    return CausalLMRunner(model.to(place))
 
 
 def _stored(tensor: torch.Tensor) -> Hidden:
     """Give a tensor's values as evals.head keeps them: numpy has no bfloat16, its bits go into uint16."""
-    plain = tensor.detach().contiguous()
+    plain = tensor.detach().cpu().contiguous()
     return plain.view(torch.uint16).numpy() if plain.dtype == torch.bfloat16 else plain.numpy()
 
 
@@ -315,8 +325,10 @@ def _shape(product: npt.NDArray[np.float32], logits: npt.NDArray[np.float32], co
     )
 
 
-def _row(ids: Ids) -> torch.Tensor:
-    return torch.from_numpy(ids.astype(np.int64))[None]
+def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """Bring float32 to where numpy is; nothing is copied on a CPU."""
+    array: npt.NDArray[np.float32] = tensor.cpu().numpy()
+    return array
 
 
 def _bytes(cache: Any) -> int:

@@ -170,14 +170,16 @@ def _environment() -> dict[str, str]:
     """Return the child's environment, with GPTQModel's switches.
 
     GPTQMODEL_DISABLE_PACK_EXT packs with torch instead of an extension that it would compile with g++ on first use for
-    half a minute; packing is a small part of the work. GPTQMODEL_CPU_WORKERS: its loader asks for two workers, and its
-    own default on two cores is one, which fails.
+    half a minute; packing is a small part of the work. GPTQMODEL_DISABLE_GPTQ_CUDA does without another one, which
+    nvcc would compile where it is there: the same columns are rounded by torch. GPTQMODEL_CPU_WORKERS: its loader asks
+    for two workers, and its own default on two cores is one, which fails.
     """
     ours = str(Path(pipeline.__path__[0]).resolve().parent)
     workers = max(2, min(12, len(os.sched_getaffinity(0)) // 2))
     return {
         **os.environ,
         "GPTQMODEL_DISABLE_PACK_EXT": "1",
+        "GPTQMODEL_DISABLE_GPTQ_CUDA": "1",
         "GPTQMODEL_CPU_WORKERS": str(workers),
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, (ours, os.getenv("PYTHONPATH")))),

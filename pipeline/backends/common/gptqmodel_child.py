@@ -46,13 +46,13 @@ def main() -> None:
     from gptqmodel import BACKEND, GPTQModel
 
     torch.manual_seed(0)
-    model = GPTQModel.load(job.checkpoint, _config(job), device="cpu", dtype=getattr(torch, job.dtype))
+    model = GPTQModel.load(job.checkpoint, _config(job), dtype=getattr(torch, job.dtype))
     _report_layers(model)
     model.quantize(
         [{"input_ids": row, "attention_mask": [1] * len(row)} for row in Windows.load(Path(job.windows)).ids.tolist()],
         batch_size=1,
         calibration_sort=None,
-        # The automatic choice for AWQ packs through a CUDA kernel.
+        # The automatic choice for AWQ is a CUDA kernel that is compiled on first use.
         backend=BACKEND.GPTQ_TORCH if job.method == "gptq" else BACKEND.AWQ_TORCH,
     )
     model.save(job.out)
@@ -63,10 +63,13 @@ def _config(job: Job) -> Any:
 
     # In memory, not offloaded: the offloading path cannot load tied embeddings.
     common = {"bits": job.bits, "group_size": job.group_size, "sym": job.symmetric, "offload_to_disk": False}
+    # The model stays in main memory; its layers go to the device one after the other.
+    place = {"device": job.device}
     if job.method == "awq":
-        return QuantizeConfig(**common, method="awq", format="gemm")
+        return QuantizeConfig(**common, **place, method="awq", format="gemm")
     return QuantizeConfig(
         **common,
+        **place,
         method="gptq",
         desc_act=job.activation_order,
         # Reorders whole groups only: needs groups, and excludes activation order.

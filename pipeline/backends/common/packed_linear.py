@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from evals.runner import Runner
-from pipeline.backends.common import hf_tokenizer, stored
+from pipeline.backends.common import device, hf_tokenizer, stored
 from pipeline.backends.common.causal_lm import CausalLMRunner, quiet
 from pipeline.backends.contract import Contents, Tensor
 from pipeline.checkpoints.weights import Entry
@@ -79,15 +80,24 @@ def runner(artifact: Path, compute: Compute, settings: Any) -> Iterator[Runner]:
     """Load through transformers, the way the artifact is loaded anywhere else, with the kernel that `settings` names.
 
     Computes in bfloat16 whatever the stored dtype: it is what these kernels are fast in on a CPU. GPTQModel's own
-    loader would also round the stored float16 scales to bfloat16: for an 8-bit artifact as great an error again.
+    loader would also round the stored float16 scales to bfloat16: for an 8-bit artifact as great an error again. On a
+    GPU transformers makes float16 of it for AWQ.
+
+    The kernels for GPUs are plain torch: GPTQModel's faster ones are compiled on first use, where nvcc is there, and
+    what serves GPUs, vLLM, has its own.
     """
-    torch.set_num_threads(compute.threads)
+    place = device.prepare(compute)
+    if compute.device == "cuda":
+        # Else the unpacking goes through Triton, directly or by torch.compile, which look for a C compiler.
+        os.environ["GPTQ_TORCH_TRITON_DEQUANT"] = "0"
+        torch.compiler.set_stance("force_eager")
     with quiet():
         try:
             model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
                 artifact,
                 dtype=torch.bfloat16,
                 quantization_config=settings,
+                device_map=place,
                 local_files_only=True,
                 output_loading_info=True,
             )

@@ -1,4 +1,4 @@
-"""Running a GPTQ artifact on the CPU."""
+"""Running a GPTQ artifact through transformers."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,13 +13,14 @@ from pipeline.compute import Compute
 
 def runner(recipe: Gptq, artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
     """Load with the kernel pinned: kernels differ numerically, and the automatic choice differs between machines."""
-    return packed_linear.runner(artifact, compute, GPTQConfig(bits=recipe.bits, backend=kernel(recipe)))
+    return packed_linear.runner(artifact, compute, GPTQConfig(bits=recipe.bits, backend=kernel(recipe, compute)))
 
 
-def kernel(recipe: Gptq) -> str:
-    """Name the fastest CPU kernel that computes with the stored integers as they are.
+def kernel(recipe: Gptq, compute: Compute) -> str:
+    """Name the fastest kernel that needs no compiler and computes with the stored integers as they are.
 
-    torch's int4 kernel takes 4 bits in groups. For the rest GPTQModel has one that unpacks, and one that rounds the
-    weights again to 8 bits a row: that one is faster, but it is not the artifact that would be scored.
+    On CPUs torch's int4 kernel takes 4 bits in groups. For the rest GPTQModel has one that unpacks, and one that rounds
+    the weights again to 8 bits a row: that one is faster, but it is not the artifact that would be scored.
     """
-    return "gptq_torch_aten" if recipe.bits == 4 and recipe.group_size > 0 else "gptq_torch"
+    packed = compute.device == "cpu" and recipe.bits == 4 and recipe.group_size > 0
+    return "gptq_torch_aten" if packed else "gptq_torch"

@@ -14,7 +14,7 @@ from pipeline import compute
 from pipeline.backends import AnyRecipe
 from pipeline.compute import Compute, Device
 from pipeline.errors import ParamsError
-from pipeline.records import Record
+from pipeline.records import Placement, Record
 
 PATH = Path("params.yaml")
 
@@ -109,6 +109,8 @@ class ServingParams(Record):
     prompt_tokens: int = Field(ge=1)
     output_tokens: int = Field(ge=2)
     slo: SloParams
+    placement: Placement = Placement()
+    """On GPUs: serving.placement.tensor_parallel and serving.placement.gpu_memory_fraction."""
 
 
 class GreedyParams(Record):

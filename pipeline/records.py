@@ -311,9 +311,26 @@ class Timing(Record):
     itl_seconds: tuple[float, ...]
 
 
+EngineName = Literal["llama_cpp", "onnxruntime", "transformers", "vllm", "tensorrt_llm"]
+"""A kind of engine; which one serves an artifact is for its recipe and the machine to decide."""
+
+
+class Placement(Record):
+    """How vLLM and TensorRT-LLM lay an artifact out on GPUs; other engines need not be told."""
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that share each layer. A TensorRT-LLM engine has its recipe's."""
+    gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
+    """Of each GPU: vLLM takes this much for weights and cache together, TensorRT-LLM of what the weights leave."""
+
+
 class Served(Record):
     """One artifact's speed as clients get it: its engine behind the gateway on loopback, under load."""
 
+    engine: EngineName
+    """What an image has to run, for these figures to be its own."""
+    placement: Placement | None = None
+    """None where the engine takes none."""
     runtime: str
     """The engine's name and version."""
     slots: int

@@ -1,35 +1,89 @@
-"""The engines: a closed registry, one kind for each kind of artifact."""
+"""The engines: a closed registry, and which of them serves what."""
 
 from pathlib import Path
 
 from containers.engines.contract import Engine
+from pipeline.backends import AnyRecipe
 from pipeline.compute import Compute
-from pipeline.errors import StorageError
+from pipeline.errors import RequirementError, StorageError
 from pipeline.params import RECIPE
-from pipeline.records import FILE, Artifact
+from pipeline.records import FILE, Artifact, EngineName, Placement
 
 CONTEXT_TOKENS = 4096
 """Where nobody asks for a length: some models were made for a million tokens, whose cache fits no memory."""
 
+DRAIN_SECONDS = 30.0
 
-def engine(artifact: Path, *, compute: Compute, slots: int, context_tokens: int | None) -> Engine:
+
+def candidates(recipe: AnyRecipe) -> tuple[EngineName, ...]:
+    """List the engines that take such an artifact: the one for a GPU first, where it is another than the CPU's."""
+    if recipe.backend == "gguf":
+        return ("llama_cpp",)
+    if recipe.backend == "onnx":
+        return ("onnxruntime",)
+    if recipe.backend == "gptq" and not (recipe.bits in (4, 8) and recipe.symmetric):
+        return ("transformers",)  # vLLM's kernels know no others
+    return ("vllm", "transformers")
+
+
+def choose(recipe: AnyRecipe, compute: Compute, fixed: EngineName | None = None) -> EngineName:
+    """Return the engine that serves an artifact here; `fixed` is the only one that may.
+
+    RequirementError where that one does not take the artifact, or finds no GPU.
+    """
+    taking = candidates(recipe)
+    if fixed is None:
+        return taking[0] if compute.gpus else taking[-1]
+    if fixed not in taking:
+        raise RequirementError(f"engine {fixed} does not serve {recipe.backend} artifacts; {' or '.join(taking)} does")
+    if fixed in ("vllm", "tensorrt_llm") and not compute.gpus:
+        raise RequirementError(
+            f"engine {fixed} needs an NVIDIA GPU, and there is none here, or device: cpu hides it; figures measured "
+            f"with {fixed} hold on such machines only"
+        )
+    return fixed
+
+
+def engine(
+    artifact: Path,
+    *,
+    compute: Compute,
+    slots: int,
+    context_tokens: int | None,
+    fixed: EngineName | None = None,
+    placement: Placement | None = None,
+    drain_seconds: float = DRAIN_SECONDS,
+) -> Engine:
     """Return the engine that serves an artifact's folder, not started yet.
 
     `context_tokens` is the longest prompt and answer together; None is the model's own length, at most CONTEXT_TOKENS.
-    More than the model's own is cut to it: `Facts.context_tokens` says what came of it. StorageError when the folder
-    holds no artifact.
+    More than the model's own is cut to it: `Facts.context_tokens` says what came of it. `drain_seconds` is how long
+    the gateway lets answers end. StorageError when the folder holds no artifact, RequirementError as of `choose`.
     """
-    from containers.engines.llama_cpp.engine import LlamaCppEngine
-    from containers.engines.python import PythonEngine
-
     record = Artifact.load(artifact / FILE)
     if record.unavailable is not None:
         raise StorageError(f"{artifact}: there is nothing to serve: {record.unavailable}")
     recipe = RECIPE.validate_python(record.recipe)
-    sizes = {
-        "slots": slots,
-        "context_tokens": CONTEXT_TOKENS if context_tokens is None else context_tokens,
-    }
+    chosen = choose(recipe, compute, fixed)
+    length = CONTEXT_TOKENS if context_tokens is None else context_tokens
     if recipe.backend == "gguf":
-        return LlamaCppEngine(artifact, artifact / recipe.file_name, compute=compute, **sizes)
-    return PythonEngine(artifact, compute=compute, **sizes)
+        from containers.engines.llama_cpp.engine import LlamaCppEngine
+
+        return LlamaCppEngine(
+            artifact, artifact / recipe.file_name, compute=compute, slots=slots, context_tokens=length
+        )
+    if chosen == "vllm":
+        from containers.engines.vllm.engine import VllmEngine
+
+        return VllmEngine(
+            artifact,
+            recipe.backend,
+            placement=placement or Placement(),
+            gpus=len(compute.gpus),
+            slots=slots,
+            context_tokens=length,
+            drain_seconds=drain_seconds,
+        )
+    from containers.engines.python import PythonEngine
+
+    return PythonEngine(artifact, compute=compute, slots=slots, context_tokens=length)

@@ -32,6 +32,7 @@ class Child:
     def __init__(self, process: asyncio.subprocess.Process, pipe: int | None = None) -> None:
         self._process = process
         self._pipe = pipe
+        self._kept = pipe is not None
         self._tail: deque[str] = deque(maxlen=KEPT_LINES)
         self._reading = asyncio.create_task(self._read())
 
@@ -70,7 +71,7 @@ class Child:
         code = await self._process.wait()
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(self._reading), 1)
-        if self._pipe is not None and code > 128:  # as the keeper tells of it
+        if self._kept and code > 128:  # as the keeper tells of it
             code = 128 - code
         how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
         kept = list(self._tail)
@@ -78,14 +79,15 @@ class Child:
         return "; ".join([how, *causes[:1], *kept[-TAIL_LINES:]])
 
     async def kill(self) -> None:
-        """End it at once, and what it left behind."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        """End it at once."""
+        if self._pipe is not None:
+            os.close(self._pipe)  # the keeper's sign
+            self._pipe = None
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
         await self._process.wait()
         self._reading.cancel()
-        if self._pipe is not None:
-            os.close(self._pipe)
-            self._pipe = None
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
@@ -104,9 +106,7 @@ async def _process(
         stderr=asyncio.subprocess.STDOUT,
         pass_fds=fds,
         preexec_fn=first,
-        # A group of its own: a terminal's Ctrl-C is for the gateway, which lets the engine finish first, and all that
-        # the process starts can be ended together.
-        start_new_session=True,
+        start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which lets the engine finish first
     )
 
 

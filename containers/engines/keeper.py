@@ -5,6 +5,7 @@ child when its parent dies, but not that child's own children: those would keep 
 ours, because it starts in a few milliseconds then.
 """
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,22 +14,28 @@ import threading
 
 
 def main() -> int:
-    """Run the command; end its whole process group when the pipe closes, or when the command itself has ended."""
+    """Run the command in a process group of its own, and kill the group when the pipe closes or the command has ended.
+
+    Returns its exit code as a shell would.
+    """
     pipe, command = int(sys.argv[1]), sys.argv[2:]
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the gateway's affair, and the command's
-    process = subprocess.Popen(command, restore_signals=True, preexec_fn=_default_signals)
-    threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
+    process = subprocess.Popen(command, process_group=0)
+    for number in (signal.SIGTERM, signal.SIGINT):  # the gateway's affair, and the command's
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(pipe, process.pid), daemon=True).start()
     code = process.wait()
+    _kill(process.pid)
     return code if code >= 0 else 128 - code
 
 
-def _default_signals() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _end_with(pipe: int) -> None:
+def _end_with(pipe: int, group: int) -> None:
     os.read(pipe, 1)
-    os.killpg(0, signal.SIGKILL)
+    _kill(group)
+
+
+def _kill(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
 
 
 if __name__ == "__main__":

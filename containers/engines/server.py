@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ class Server:
         async with self.request("POST", route, json=body) as response:
             return await response.json()
 
-    async def lines(self, route: str, body: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    async def lines(self, route: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a streamed reply. Closing it closes the connection, by which a server is told to stop."""
         async with self.request("POST", route, json=body) as response:
             async for line in response.content:

@@ -38,6 +38,9 @@ def serve(settings: Settings, evidence: Evidence) -> None:
         compute=compute.here(settings.threads, settings.device),
         slots=settings.slots,
         context_tokens=settings.context_tokens,
+        fixed=settings.engine,
+        placement=settings.placement,
+        drain_seconds=settings.drain_seconds,
     )
     run(settings, engine, evidence)
 

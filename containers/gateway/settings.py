@@ -8,6 +8,8 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
+from pipeline.records import EngineName, Placement
+
 
 class Settings(BaseSettings):
     """All there is to set."""
@@ -40,6 +42,12 @@ class Settings(BaseSettings):
     """What the engine computes on; None is GPUs where there are any."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of the engine; None is every core."""
+    engine: EngineName | None = None
+    """Serve with this one or not at all: images set it to what was measured. None chooses by artifact and device."""
+    tensor_parallel: int = Field(default=1, ge=1)
+    """GPUs that share each layer, of vLLM."""
+    gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
+    """Of each GPU, for vLLM's weights and cache together, or for TensorRT-LLM's cache of what its weights leave."""
     slots: int = Field(default=4, ge=1)
     """Requests that are answered at the same time."""
     context_tokens: int | None = Field(default=None, ge=16)
@@ -61,6 +69,11 @@ class Settings(BaseSettings):
     tls_key: Path | None = None
     log_prompts: bool = False
     """Write requests' text to the log."""
+
+    @property
+    def placement(self) -> Placement:
+        """How the artifact is laid out on GPUs."""
+        return Placement(tensor_parallel=self.tensor_parallel, gpu_memory_fraction=self.gpu_memory_fraction)
 
     @model_validator(mode="after")
     def _check(self) -> "Settings":

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from containers import engines
 from containers.gateway.process import GatewayProcess, gateway
 from evals import memory, speed
 from evals.load import Level, Slo, summarize
@@ -21,6 +22,9 @@ from pipeline.params import RECIPE, LatencyParams, Params, ServingParams
 from pipeline.progress import track
 from pipeline.records import FILE, Artifact, Latency, Machine, Served, Spread, Timing
 from pipeline.stages import hardware
+
+PLACED = ("vllm", "tensorrt_llm")
+"""Engines that are told how to use GPUs."""
 
 
 def latency(params: Params, name: str) -> None:
@@ -76,10 +80,17 @@ def _served(wanted: ServingParams, artifact: Artifact, text: Ids, compute: Compu
     slots = max(wanted.concurrency)
     count = (wanted.warmup + wanted.requests) * sum(wanted.concurrency)
     prompts = iter(pieces(text, count, wanted.prompt_tokens, "serving.prompt_tokens"))
-    with gateway(paths.artifact(artifact.name), compute=compute, slots=slots) as server:
+    engine = engines.choose(RECIPE.validate_python(artifact.recipe), compute)
+    placed, flags = wanted.placement if engine in PLACED else None, ["--engine", engine]
+    if placed:
+        flags += ["--tensor-parallel", str(placed.tensor_parallel)]
+        flags += ["--gpu-memory-fraction", str(placed.gpu_memory_fraction)]
+    with gateway(paths.artifact(artifact.name), compute=compute, slots=slots, flags=tuple(flags)) as server:
         levels = [_level(wanted, server, artifact.name, streams, prompts) for streams in wanted.concurrency]
         peak = memory.peak_family_rss_bytes(server.pid)
     return Served(
+        engine=engine,
+        placement=placed,
         runtime=server.runtime,
         slots=slots,
         context_tokens=server.context_tokens,

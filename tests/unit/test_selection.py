@@ -29,6 +29,7 @@ def served(rate: float) -> Served:
         slo = Slo(ttft_seconds=1, tpot_seconds=1)
         levels.append(summarize(exchanges, concurrency=streams, slo=slo))
     return Served(
+        engine="llama_cpp",
         runtime="r", slots=STREAMS, context_tokens=64, prompt_tokens=1, output_tokens=2, load_seconds=3,
         peak_rss_bytes=5, levels=tuple(levels),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A GPTQ or AWQ artifact that transformers has loaded, for the worker."""
+"""A GPTQ, AWQ or unquantized artifact that transformers has loaded, for the worker."""
 
 import json
 from importlib.metadata import version
@@ -46,7 +46,9 @@ def _ids(value: Any) -> list[int]:
 
 
 def _runtime(model: Any, runner: CausalLMRunner) -> str:
-    """Name the libraries, and GPTQModel's kernels that stand in for linear layers."""
+    """Name the libraries, and GPTQModel's kernels that stand in for linear layers where weights are packed."""
+    if getattr(model.config, "quantization_config", None) is None:
+        return str(runner.settings["runtime"])
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
 
     kernels = {type(module).__name__ for module in model.modules() if isinstance(module, BaseQuantLinear)}

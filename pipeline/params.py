@@ -21,9 +21,11 @@ PATH = Path("params.yaml")
 METRICS = (
     "perplexity", "perplexity_ratio", "log_perplexity_ratio", "bits_per_byte", "kld_mean", "kld_median", "kld_p95",
     "kld_p99", "kld_p999", "kld_maximum", "top1_agreement", "delta_p_mean", "delta_p_rms", "greedy_length",
-    "greedy_identical", "chat_template_agreement", "bytes", "bits_per_weight", "peak_rss_bytes", "load_seconds",
+    "greedy_identical", "chat_template_agreement", "bytes", "bits_per_weight", "peak_rss_bytes", "peak_gpu_bytes",
+    "load_seconds",
     "ttft_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "served_output_tokens_per_second",
     "served_requests_per_second", "served_goodput_requests_per_second", "served_load_seconds", "served_peak_rss_bytes",
+    "served_peak_gpu_bytes",
     *(f"served_{kind}_seconds_{name}" for kind in ("ttft", "tpot", "itl", "end_to_end") for name in QUANTILES),
 )  # fmt: skip
 """What an artifact can be chosen by, beside `accuracy.TASK` and `flips.TASK`; stages/selection.py says where each value

@@ -219,6 +219,10 @@ class Build(Record):
     seconds: float | None
     peak_rss_bytes: int | None
     """Largest resident set of any one process of the build."""
+    device: str | None = None
+    """What was calibrated on: "cpu", or a GPU's name. Other devices round other sums, and may give other bytes."""
+    peak_gpu_bytes: int | None = None
+    """Memory taken on all GPUs together, by every process; None where none was used."""
     tools: dict[str, str] = Field(default_factory=dict)
     """As in the artifact's record, and so are the notes: the report tells them, and needs no artifact for it."""
     notes: tuple[str, ...] = ()
@@ -254,6 +258,8 @@ class Quality(Record):
     """Resident before loading: the interpreter and its libraries."""
     peak_rss_bytes: int | None = None
     """Of loading and scoring."""
+    peak_gpu_bytes: int | None = None
+    """Likewise, on all GPUs together; None where none was used."""
 
 
 class ReferenceAnswers(Record):
@@ -343,6 +349,8 @@ class Served(Record):
     """From starting the gateway to its first token."""
     peak_rss_bytes: int
     """The gateway's and its engine's processes' largest resident sets, added up."""
+    peak_gpu_bytes: int | None = None
+    """On all GPUs together, by every process; None where none was used."""
     levels: tuple[Level, ...]
     """One for each concurrency; raw times beside the figures."""
 
@@ -367,6 +375,7 @@ class Latency(Record):
     prefill_tokens_per_second: Spread | None = None
     decode_tokens_per_second: Spread | None = None
     peak_rss_bytes: int | None = None
+    peak_gpu_bytes: int | None = None
     samples: tuple[Timing, ...] = ()
     served: Served | None = None
 

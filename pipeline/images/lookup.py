@@ -27,8 +27,10 @@ def pin() -> tuple[dict[str, str], dict[str, str]]:
     """
     images = manifest.load()
     found, failed = {}, {}
-    for section in ("runtime", "build"):
-        wanted: manifest.Pin = getattr(images, section)
+    for section in ("runtime", "build", "tensorrt_llm"):
+        wanted: manifest.Pin | None = getattr(images, section)
+        if wanted is None:
+            continue
         try:
             found[wanted.image] = digest(wanted.image)
         except RegistryError as error:

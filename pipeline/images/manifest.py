@@ -37,6 +37,7 @@ class Images(Record):
 
     runtime: Pin
     build: Pin
+    tensorrt_llm: Pin | None = None
     debootstrap: Debootstrap
 
 

@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from evals import memory
+from evals import gpu_memory, memory
 from pipeline import digests, outputs, paths
 from pipeline.backends import AnyRecipe
 from pipeline.backends.common import checks, hf_tokenizer
@@ -38,18 +38,22 @@ def artifact(params: Params, name: str) -> None:
     reason = _obstacle(recipe, source, folder) or hardware.lacking(name)
     if reason is None:
         _require(recipe, name)
+    compute = None if reason else params.compute()
     start = time.perf_counter()
-    with outputs.folder(paths.artifact(name)) as out:
-        if reason:
+    on_gpu = compute is not None and compute.device == "cuda"
+    with outputs.folder(paths.artifact(name)) as out, gpu_memory.watch(on_gpu) as gpu:
+        if compute is None:
             record = identity.model_copy(update={"unavailable": reason, "digest": digests.of_value(reason)})
         else:
-            built = recipe.build(folder, paths.CORPUS, out, params.compute())
+            built = recipe.build(folder, paths.CORPUS, out, compute)
             record = _checked(recipe, built, identity, checkpoint, original, out)
         record.save(out / FILE)
     Build(
         artifact=record.digest,
         seconds=None if reason else time.perf_counter() - start,
         peak_rss_bytes=None if reason else max(memory.peak_rss_bytes(), memory.peak_child_rss_bytes()),
+        device=compute.name if compute else None,
+        peak_gpu_bytes=gpu.bytes,
         tools=record.tools,
         notes=record.notes,
     ).save(paths.build(name))

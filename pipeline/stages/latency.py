@@ -10,7 +10,7 @@ import numpy as np
 
 from containers import engines
 from containers.gateway.process import GatewayProcess, gateway
-from evals import memory, speed
+from evals import gpu_memory, memory, speed
 from evals.load import Level, Slo, summarize
 from evals.load_client import LoadError, closed_loop
 from evals.runner import Ids
@@ -52,17 +52,19 @@ def latency(params: Params, name: str) -> None:
 def _in_process(wanted: LatencyParams, artifact: Artifact, text: Ids, compute: Compute) -> dict[str, Any]:
     """Time the engine by itself; return what the record holds of it."""
     (prompt,) = pieces(text, 1, wanted.prompt_tokens, "latency.prompt_tokens")
-    start = time.perf_counter()
-    with RECIPE.validate_python(artifact.recipe).open(paths.artifact(artifact.name), compute) as runner:
-        load_seconds = time.perf_counter() - start
-        runs = speed.time_generations(
-            runner,
-            prompt,
-            output_tokens=wanted.output_tokens,
-            warmup=wanted.warmup,
-            repeats=wanted.repeats,
-            track=lambda repeats: track(repeats, f"timing {artifact.name}"),
-        )
+    recipe, folder = RECIPE.validate_python(artifact.recipe), paths.artifact(artifact.name)
+    with gpu_memory.watch(compute.device == "cuda") as gpu:
+        start = time.perf_counter()
+        with recipe.open(folder, compute) as runner:
+            load_seconds = time.perf_counter() - start
+            runs = speed.time_generations(
+                runner,
+                prompt,
+                output_tokens=wanted.output_tokens,
+                warmup=wanted.warmup,
+                repeats=wanted.repeats,
+                track=lambda repeats: track(repeats, f"timing {artifact.name}"),
+            )
     return {
         "prompt_tokens": wanted.prompt_tokens,
         "output_tokens": wanted.output_tokens,
@@ -71,6 +73,7 @@ def _in_process(wanted: LatencyParams, artifact: Artifact, text: Ids, compute: C
         "prefill_tokens_per_second": _spread([run.prefill_tokens_per_second(wanted.prompt_tokens) for run in runs]),
         "decode_tokens_per_second": _spread([run.decode_tokens_per_second for run in runs]),
         "peak_rss_bytes": memory.peak_rss_bytes(),
+        "peak_gpu_bytes": gpu.bytes,
         "samples": tuple(Timing(ttft_seconds=run.ttft_seconds, itl_seconds=run.itl_seconds) for run in runs),
     }
 
@@ -98,6 +101,7 @@ def _served(wanted: ServingParams, artifact: Artifact, text: Ids, compute: Compu
         output_tokens=wanted.output_tokens,
         load_seconds=server.load_seconds,
         peak_rss_bytes=peak,
+        peak_gpu_bytes=gpu.bytes,
         levels=tuple(levels),
     )
 

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from evals import agreement, divergence, memory, perplexity
+from evals import agreement, divergence, gpu_memory, memory, perplexity
 from evals.divergence import Comparison
 from evals.perplexity import Nll
 from evals.runner import Runner
@@ -31,15 +31,16 @@ def quality(params: Params, name: str) -> None:
         Tokens.none().save(paths.tokens(name))
         return
     digests.check_files(folder, artifact.files)
+    compute = params.compute()
     before = memory.rss_bytes()
     # One thread for numpy's products: more would wait for the runtime's own threads, which spin between their passes.
-    one = threadpool_limits(1, user_api="blas")
-    with one, RECIPE.validate_python(artifact.recipe).open(folder, params.compute()) as runner:
+    one, on_gpu = threadpool_limits(1, user_api="blas"), gpu_memory.watch(compute.device == "cuda")
+    with one, on_gpu as gpu, RECIPE.validate_python(artifact.recipe).open(folder, compute) as runner:
         try:
             record, tokens = _measure(params, name, artifact, runner)
         except ValueError as error:
             raise MeasurementError(f"quality {name}: {error}") from error
-    update = {"load_rss_bytes": before, "peak_rss_bytes": memory.peak_rss_bytes()}
+    update = {"load_rss_bytes": before, "peak_rss_bytes": memory.peak_rss_bytes(), "peak_gpu_bytes": gpu.bytes}
     record.model_copy(update=update).save(paths.quality(name))
     tokens.save(paths.tokens(name))
 

@@ -97,6 +97,7 @@ def metrics(quality: Quality, latency: Latency, tasks: Tasks, concurrency: int) 
     """Collect everything that an artifact can be chosen by, as served to so many streams; None if not measured."""
     perplexity, divergence, greedy = quality.perplexity, quality.divergence, quality.greedy
     peaks = [peak for peak in (quality.peak_rss_bytes, latency.peak_rss_bytes) if peak is not None]
+    on_gpu = [peak for peak in (quality.peak_gpu_bytes, latency.peak_gpu_bytes) if peak is not None]
     spreads = latency.ttft_seconds, latency.prefill_tokens_per_second, latency.decode_tokens_per_second
     ttft, prefill, decode = (_plain(spread.median if spread else None) for spread in spreads)
     found = {
@@ -119,6 +120,7 @@ def metrics(quality: Quality, latency: Latency, tasks: Tasks, concurrency: int) 
         "bytes": _plain(quality.bytes),
         "bits_per_weight": _plain(quality.bits_per_weight),
         "peak_rss_bytes": _plain(max(peaks, default=None)),
+        "peak_gpu_bytes": _plain(max(on_gpu, default=None)),
         "load_seconds": _plain(latency.load_seconds),
         "ttft_seconds": ttft,
         "prefill_tokens_per_second": prefill,
@@ -138,6 +140,7 @@ def _served(served: Served | None, concurrency: int) -> dict[str, Estimate | Non
         "served_goodput_requests_per_second": level.goodput_requests_per_second if level else None,
         "served_load_seconds": _plain(served.load_seconds if served else None),
         "served_peak_rss_bytes": _plain(served.peak_rss_bytes if served else None),
+        "served_peak_gpu_bytes": _plain(served.peak_gpu_bytes if served else None),
     }
     for kind in ("ttft", "tpot", "itl", "end_to_end"):
         quantiles = getattr(level, f"{kind}_seconds") if level else None

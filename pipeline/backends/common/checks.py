@@ -23,7 +23,7 @@ def problems(contents: Contents, vocabulary: Vocabulary) -> list[str]:
     count = 0
     for tensor in contents.tensors:
         count += 1
-        found += _tensor_problems(tensor)
+        found += tensor_problems(tensor)
     if count == 0:
         found.append("holds no tensors")
     low, high = contents.expected_bits_per_weight
@@ -33,7 +33,8 @@ def problems(contents: Contents, vocabulary: Vocabulary) -> list[str]:
     return found
 
 
-def _tensor_problems(tensor: Tensor) -> Iterator[str]:
+def tensor_problems(tensor: Tensor) -> Iterator[str]:
+    """Yield what is wrong with one tensor."""
     values = tensor.values
     if values.size == 0:
         yield f"{tensor.name} is empty"

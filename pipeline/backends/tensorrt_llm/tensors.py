@@ -1,0 +1,76 @@
+"""Weights in safetensors files as the structural checks see them, and how many bits they should take."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.backends.common import stored
+from pipeline.backends.contract import Tensor
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+
+PIECE_BYTES = 64 * 2**20
+"""Of an engine's file that are looked at: nothing of its layout is documented, but a file of one value is broken."""
+
+WEIGHT_BITS = {"bf16": 16, "fp8": 8, "int8_wo": 8, "int4_wo": 4, "int4_awq": 4, "w4a16_gptq": 4}
+GROUPED = ("int4_awq", "w4a16_gptq")
+
+DISGUISED = re.compile(r"\.layers\.\d+\.(attention|mlp)\..*\.weight$")
+
+SCALE_BITS = 32
+"""Of each group, at most: a scale, and a zero point as a number of the same type."""
+
+PLAN_BYTES = 64 * 2**20
+"""Of an engine beside its weights: kernels and tables, which do not grow with the model."""
+
+
+def save(path: Path, ids: npt.NDArray[np.int32]) -> None:
+    """Write ids as .npy, which needs nothing but numpy to be read."""
+    np.save(path, ids, allow_pickle=False)
+
+
+def stored_tensors(recipe: TensorRtLlm, folder: Path) -> Iterator[Tensor]:
+    """Yield what a fault would show in. TensorRT-LLM types packed groups of integers as bfloat16."""
+    import torch
+    from safetensors import safe_open
+
+    disguised = DISGUISED if recipe.mode == "engine" and recipe.quantization in GROUPED else None
+
+    for path in stored.files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping: it has no iterator)
+                values: Any = file.get_tensor(name)
+                if disguised is not None and disguised.search(name):
+                    values = values.view(torch.uint8)
+                packed = not values.dtype.is_floating_point
+                yield Tensor(name=name, values=(values if packed else values.float()).numpy(), packed=packed)
+
+
+def engine_pieces(folder: Path) -> Iterator[Tensor]:
+    """Yield the beginning of each engine file, as bytes."""
+    for path in sorted(folder.glob("*.engine")):
+        with path.open("rb") as file:
+            piece = np.frombuffer(file.read(PIECE_BYTES), np.uint8)
+        yield Tensor(name=path.name, values=piece.reshape(1, -1), packed=True)
+
+
+def expected_bits(recipe: TensorRtLlm, checkpoint: Path) -> tuple[float, float]:
+    """Return the range of bits a weight that this recipe gives on the checkpoint's shapes.
+
+    At most: an embedding and a head of their own although the checkpoint ties them, and, for an engine, what else is in
+    it. At least: the weights alone.
+    """
+    originals = list(stored.tensors(checkpoint))
+    parameters = sum(tensor.parameters for tensor in originals)
+    layers = sum(tensor.parameters for tensor in originals if stored.is_layer_matrix(tensor))
+    embedding = max((tensor.parameters for tensor in originals if "embed" in tensor.name), default=0)
+    bits = WEIGHT_BITS[recipe.quantization]
+    least = layers * bits + 16 * (parameters - layers)
+    group = recipe.group_size if recipe.quantization in GROUPED else 256
+    most = least + layers * SCALE_BITS / group + 16 * embedding
+    if recipe.mode == "engine":
+        most += 8 * PLAN_BYTES * recipe.tensor_parallel
+    return 0.98 * least / parameters, 1.1 * most / parameters

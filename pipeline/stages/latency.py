@@ -88,7 +88,10 @@ def _served(wanted: ServingParams, artifact: Artifact, text: Ids, compute: Compu
     if placed:
         flags += ["--tensor-parallel", str(placed.tensor_parallel)]
         flags += ["--gpu-memory-fraction", str(placed.gpu_memory_fraction)]
-    with gateway(paths.artifact(artifact.name), compute=compute, slots=slots, flags=tuple(flags)) as server:
+    with (
+        gpu_memory.watch(compute.device == "cuda") as gpu,
+        gateway(paths.artifact(artifact.name), compute=compute, slots=slots, flags=tuple(flags)) as server,
+    ):
         levels = [_level(wanted, server, artifact.name, streams, prompts) for streams in wanted.concurrency]
         peak = memory.peak_family_rss_bytes(server.pid)
     return Served(

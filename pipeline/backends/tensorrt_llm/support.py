@@ -35,7 +35,8 @@ _FP8: frozenset[Quantization] = frozenset({"fp8"})
 _AWQ: frozenset[Quantization] = frozenset({"int4_awq"})
 
 SUPPORTED: Mapping[Mode, Mapping[str, frozenset[Quantization]]] = {
-    # Architectures of MODEL_MAP, with the columns of the precision matrix and of the examples' own.
+    # Architectures of MODEL_MAP, with the columns of the precision matrix and of the examples' own. Left out are those
+    # whose classes may have no from_hugging_face (GPT-NeoX, BLOOM, MPT, OPT): they had scripts of their own.
     "engine": {
         "LlamaForCausalLM": _ALL,
         "MistralForCausalLM": _PLAIN | _FP8 | _AWQ,
@@ -53,10 +54,6 @@ SUPPORTED: Mapping[Mode, Mapping[str, frozenset[Quantization]]] = {
         "GPTBigCodeForCausalLM": _PLAIN,
         "Starcoder2ForCausalLM": _PLAIN | _FP8,
         "GPTJForCausalLM": _PLAIN | _FP8 | _AWQ,
-        "GPTNeoXForCausalLM": frozenset({"bf16"}),
-        "BloomForCausalLM": _PLAIN | _FP8,
-        "MptForCausalLM": _PLAIN | _FP8 | _AWQ,
-        "OPTForCausalLM": frozenset({"bf16"}),
     },
     # Architectures of the PyTorch backend, with the columns of its model matrix.
     "checkpoint": {

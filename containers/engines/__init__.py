@@ -21,6 +21,8 @@ def candidates(recipe: AnyRecipe) -> tuple[EngineName, ...]:
         return ("llama_cpp",)
     if recipe.backend == "onnx":
         return ("onnxruntime",)
+    if recipe.backend == "tensorrt_llm":
+        return ("tensorrt_llm",)
     if recipe.backend == "gptq" and not (recipe.bits in (4, 8) and recipe.symmetric):
         return ("transformers",)  # vLLM's kernels know no others
     return ("vllm", "transformers")
@@ -29,19 +31,18 @@ def candidates(recipe: AnyRecipe) -> tuple[EngineName, ...]:
 def choose(recipe: AnyRecipe, compute: Compute, fixed: EngineName | None = None) -> EngineName:
     """Return the engine that serves an artifact here; `fixed` is the only one that may.
 
-    RequirementError where that one does not take the artifact, or finds no GPU.
+    RequirementError where that one does not take the artifact, and where an engine that needs a GPU finds none.
     """
     taking = candidates(recipe)
-    if fixed is None:
-        return taking[0] if compute.gpus else taking[-1]
-    if fixed not in taking:
-        raise RequirementError(f"engine {fixed} does not serve {recipe.backend} artifacts; {' or '.join(taking)} does")
-    if fixed in ("vllm", "tensorrt_llm") and not compute.gpus:
+    chosen = fixed or (taking[0] if compute.gpus else taking[-1])
+    if chosen not in taking:
+        raise RequirementError(f"engine {chosen} does not serve {recipe.backend} artifacts; {' or '.join(taking)} does")
+    if chosen in ("vllm", "tensorrt_llm") and not compute.gpus:
         raise RequirementError(
-            f"engine {fixed} needs an NVIDIA GPU, and there is none here, or device: cpu hides it; figures measured "
-            f"with {fixed} hold on such machines only"
+            f"engine {chosen} needs an NVIDIA GPU, and there is none here, or device: cpu hides it; figures measured "
+            f"with {chosen} hold on such machines only"
         )
-    return fixed
+    return chosen
 
 
 def engine(
@@ -83,6 +84,13 @@ def engine(
             slots=slots,
             context_tokens=length,
             drain_seconds=drain_seconds,
+        )
+    if recipe.backend == "tensorrt_llm":
+        from containers.engines.tensorrt_llm.engine import TensorRtLlmEngine
+
+        fraction = (placement or Placement()).gpu_memory_fraction
+        return TensorRtLlmEngine(
+            artifact, recipe, compute=compute, gpu_memory_fraction=fraction, slots=slots, context_tokens=length
         )
     from containers.engines.python import PythonEngine
 

@@ -19,7 +19,7 @@ def main() -> int:
     Returns its exit code as a shell would.
     """
     pipe, command = int(sys.argv[1]), sys.argv[2:]
-    process = subprocess.Popen(command, process_group=0)
+    process = subprocess.Popen(command, process_group=0, stdin=pipe)  # never written to, but its end can be seen
     for number in (signal.SIGTERM, signal.SIGINT):  # the gateway's affair, and the command's
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(pipe, process.pid), daemon=True).start()

@@ -9,11 +9,12 @@ from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.gptq.recipe import Gptq
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.backends.safetensors.recipe import Safetensors
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
 
-AnyRecipe: TypeAlias = Annotated[Gguf | Gptq | Awq | Onnx | Safetensors, Field(discriminator="backend")]
+AnyRecipe: TypeAlias = Annotated[Gguf | Gptq | Awq | Onnx | Safetensors | TensorRtLlm, Field(discriminator="backend")]
 
 if TYPE_CHECKING:
     from pipeline.backends.contract import Recipe
 
-    def _every_room_has_the_same_doors(recipe: Gguf | Gptq | Awq | Onnx | Safetensors) -> Recipe:
+    def _every_room_has_the_same_doors(recipe: Gguf | Gptq | Awq | Onnx | Safetensors | TensorRtLlm) -> Recipe:
         return recipe

@@ -60,6 +60,13 @@ def test_an_engine_that_is_fixed_is_not_replaced() -> None:
         choose(packed, GPU, "onnxruntime")
 
 
+def test_an_artifact_for_gpus_alone_is_served_by_its_own_engine() -> None:
+    built = RECIPE.validate_python({"backend": "tensorrt_llm", "quantization": "fp8"})
+    assert choose(built, GPU) == "tensorrt_llm"
+    with pytest.raises(RequirementError, match="tensorrt_llm needs an NVIDIA GPU"):
+        choose(built, CPU)
+
+
 def test_what_could_not_be_built_is_not_served(tmp_path: Path) -> None:
     folder = artifact(tmp_path, "phi3 has a joined gate_up_proj", backend="gptq", bits=4)
     with pytest.raises(StorageError, match="phi3 has"):

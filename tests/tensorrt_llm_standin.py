@@ -387,24 +387,30 @@ def install() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Do as `podman run` does with an image; anything else is done at once."""
+    """Do as `podman run` does with an image, or as trtllm-build; anything else is done at once."""
+    if arguments[:1] == ["trtllm-build"]:
+        trtllm_build(arguments[1:])
+        return
     if "run" not in arguments:
         return
     at = next(place for place, word in enumerate(arguments) if word.startswith("nvcr.io/"))
     flags, words = arguments[:at], arguments[at + 1 :]
     volumes = [flags[place + 1].split(":")[0] for place, flag in enumerate(flags) if flag == "--volume"]
     reached = [word for word in words if word.startswith("/")]
-    if words[0] == "python3":
-        job = json.loads(Path(next(word for word in words if word.endswith("job.json"))).read_text())
+    job = json.loads(Path(next(word for word in words if word.endswith("job.json"))).read_text())
+    if "model" in job:
         reached += [job["model"], *(str(file.resolve()) for file in Path(job["model"]).iterdir())]
+    reached += [word for word in job.get("command", ()) if word.startswith("/")]
     for path in reached:
         if not any(Path(path).is_relative_to(volume) for volume in volumes):
             raise FileNotFoundError(f"{path} is not mounted: {volumes}")
     print(GREETING, flush=True)
-    if words[0] == "trtllm-build":
-        trtllm_build(words[1:])
-        return
     install()
+    if "command" in job:  # the image's own commands
+        tools = Path(os.environ["STANDIN_TOOLS"])
+        (tools / "trtllm-build").write_text(f'#!/bin/sh\nexec {sys.executable} -B {__file__} trtllm-build "$@"\n')
+        (tools / "trtllm-build").chmod(0o755)
+        os.environ["PATH"] = f"{tools}:{os.environ['PATH']}"
     sys.argv = words[1:]
     sys.path[0] = str(Path(words[1]).parent)
     runpy.run_path(words[1], run_name="__main__")

@@ -42,6 +42,8 @@ def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "podman").write_text(f'#!/bin/sh\nexec {sys.executable} -B {STANDIN} "$@"\n')
     (folder / "podman").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    (tmp_path / "tools").mkdir()
+    monkeypatch.setenv("STANDIN_TOOLS", str(tmp_path / "tools"))
     for name in ("ASSAY_TENSORRT_LLM", "ASSAY_CONTAINER_FLAGS", "ASSAY_CONTAINER_RUN_FLAGS", "STANDIN_FAULT"):
         monkeypatch.delenv(name, raising=False)
 

@@ -182,19 +182,19 @@ def rendered(asked: TensorRtLlm, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("os.getuid", lambda: 1000)
     monkeypatch.setattr("os.getgid", lambda: 1000)
     checkpoint, scratch, artifact = (folder / name for name in ("source", "scratch", "artifact"))
-    for made in (checkpoint, scratch, artifact):
-        made.mkdir(parents=True)
-        (made / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": GPTQ}))
+    for one in (checkpoint, scratch, artifact):
+        one.mkdir(parents=True)
+        (one / "config.json").write_text(json.dumps(CONFIG | {"quantization_config": GPTQ}))
     source.prepare(checkpoint, scratch / "model")
     lines = []
     for runtime in ("podman", "docker"):
         where = place.Container(f"/usr/bin/{runtime}", place.image())
-        words: list[list[str | Path]] = [["python3", "isolated.py", build.CONVERT, "job.json", "result.json"]]
-        if asked.mode == "engine":
-            words.append([*commands.build(asked, scratch / "converted", scratch / "engine", scratch / "timings.cache")])
-        lines += [where.command(each, readable=[checkpoint, build.CONVERT.parent], writable=scratch) for each in words]
+        made: list[str | Path] = ["python3", "isolated.py", build.INSIDE / "convert.py", "job.json", "result.json"]
+        lines.append(where.command(made, readable=[checkpoint, build.INSIDE], writable=scratch))
         ask: list[str | Path] = ["python3", run.SCORE, "job.json"]
-        lines.append(where.command(ask, readable=[artifact, run.SCORE.parent], writable=scratch))
+        lines.append(where.command(ask, readable=[artifact, build.INSIDE], writable=scratch))
+    if asked.mode == "engine":
+        lines.append(commands.build(asked, scratch / "converted", scratch / "engine", scratch / "timings.cache"))
     lines.append(commands.serve(asked, artifact, host="127.0.0.1", port=8000))
     texts = {
         "commands.txt": "".join(" ".join(line) + "\n" for line in lines),

@@ -19,7 +19,8 @@ from pipeline.backends.tensorrt_llm.target import Target
 from pipeline.errors import BuildError
 from pipeline.toolchains import isolated
 
-CONVERT = Path(__file__).parent / "inside" / "convert.py"
+INSIDE = Path(__file__).parent / "inside"
+"""Scripts of ours that run where TensorRT-LLM is."""
 
 NOT_COPIED = ("*.index.json", "assay.json", "quantize_config.json")
 """Of the source: indices of weights, our own record, and what GPTQ was told."""
@@ -87,14 +88,8 @@ def _convert(recipe: TensorRtLlm, where: Place, checkpoint: Path, windows: Windo
     """Convert and quantize on our own windows of ids; return what it says of GPU and versions."""
     tensors.save(scratch / "windows.npy", windows.ids)
     source.prepare(checkpoint, scratch / "model")
-    asked, result = scratch / "job.json", scratch / "result.json"
-    asked.write_text(json.dumps(job(recipe, checkpoint, scratch)), encoding="utf-8")
-    words: list[str | Path] = ["python3", isolated.__file__, CONVERT, asked, result]
     what = f"TensorRT-LLM {recipe.quantization}"
-    readable = [*source.folders(scratch / "model"), CONVERT.parent, Path(isolated.__file__).parent]
-    place.run(where, words, what=what, readable=readable, writable=scratch)
-    if not result.is_file():
-        raise BuildError(f"{what} ended without an error and without a result")
+    report = _call(where, "convert.py", job(recipe, checkpoint, scratch), scratch, what)
     made = scratch / "converted"
     if recipe.mode == "checkpoint":
         written.require_quantized(recipe, made)
@@ -103,14 +98,26 @@ def _convert(recipe: TensorRtLlm, where: Place, checkpoint: Path, windows: Windo
     damage = [problem for tensor in tensors.stored_tensors(recipe, made) for problem in checks.tensor_problems(tensor)]
     if damage:
         raise BuildError(f"{what} wrote damaged weights:\n" + "\n".join(f"  {one}" for one in damage))
-    report: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return report
+
+
+def _call(where: Place, script: str, job: Mapping[str, Any], scratch: Path, what: str) -> dict[str, Any]:
+    """Run one of our scripts on a job; return what it returns. BuildError with its last lines."""
+    asked, result = scratch / f"{script}.job.json", scratch / f"{script}.result.json"
+    asked.write_text(json.dumps(job), encoding="utf-8")
+    words: list[str | Path] = ["python3", isolated.__file__, INSIDE / script, asked, result]
+    readable = [*source.folders(scratch / "model"), INSIDE, Path(isolated.__file__).parent]
+    place.run(where, words, what=what, readable=readable, writable=scratch)
+    if not result.is_file():
+        raise BuildError(f"{what} ended without an error and without a result")
+    value: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return value
 
 
 def _compiled(recipe: TensorRtLlm, where: Place, scratch: Path) -> Path:
     engine = scratch / commands.ENGINE
-    words = commands.build(recipe, scratch / "converted", engine, scratch / "timings.cache")
-    place.run(where, words, what=f"trtllm-build {recipe.quantization}", readable=[], writable=scratch)
+    command = commands.build(recipe, scratch / "converted", engine, scratch / "timings.cache")
+    _call(where, "compile.py", {"command": command}, scratch, f"trtllm-build {recipe.quantization}")
     written.require_engine(recipe, engine, place.version())
     return engine
 

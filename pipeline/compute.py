@@ -1,7 +1,6 @@
 """What models run on here: CPU threads, and GPUs where there are any."""
 
 import os
-import shutil
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +38,7 @@ def here(threads: int | None = None, device: Device | None = None) -> Compute:
     to be used are hidden from this process and its children: libraries would take them unasked, some for a part of the
     work. RequirementError where `cuda` is asked for and there is none.
     """
-    driver = shutil.which("nvidia-smi") is not None
+    driver = machine.driver()
     found = machine.gpus() if driver and device != "cpu" else ()
     if driver and not found:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

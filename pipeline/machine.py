@@ -1,5 +1,6 @@
 """This machine: what bears on speed, and what may be missing."""
 
+import functools
 import os
 import platform
 import re
@@ -47,20 +48,39 @@ def gpus() -> tuple[Gpu, ...]:
     CUDA_VISIBLE_DEVICES hides some, as from every CUDA program. ParamsError for a declaration that cannot be read.
     """
     declared = os.environ.get(DECLARED)
-    if declared is not None:
-        return _declared(declared)
-    if shutil.which("nvidia-smi") is None:
+    return _declared(declared) if declared is not None else _gpus(_visible(_told(driver())))
+
+
+def installed() -> tuple[Gpu, ...]:
+    """Like `gpus`, with those that CUDA_VISIBLE_DEVICES hides: tools are built for all of them."""
+    declared = os.environ.get(DECLARED)
+    return _declared(declared) if declared is not None else _gpus(_told(driver()))
+
+
+def driver() -> Path | None:
+    """Find nvidia-smi, without which no GPU can be used here, whatever is declared."""
+    found = shutil.which("nvidia-smi")
+    return Path(found) if found else None
+
+
+@functools.cache
+def _told(driver: Path | None) -> tuple[tuple[str, ...], ...]:
+    """Ask once: it takes up to a second, and no GPU comes or goes while a process runs."""
+    if driver is None:
         return ()
-    command = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
+    command: list[str | Path] = [driver, f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
         lines = processes.run(command, what="nvidia-smi").splitlines()
     except BuildError as error:  # tools without a driver, as in many images
         tqdm.write(f"no GPU is used: {error}", file=sys.stderr)
         return ()
-    rows = [[field.strip() for field in line.split(",")] for line in lines if line.strip()]
+    return tuple(tuple(field.strip() for field in line.split(",")) for line in lines if line.strip())
+
+
+def _gpus(rows: Sequence[Sequence[str]]) -> tuple[Gpu, ...]:
     return tuple(
         Gpu(name=name, compute_capability=capability, memory_mib=int(memory), driver=driver)
-        for _, _, name, capability, memory, driver in _visible(rows)
+        for _, _, name, capability, memory, driver in rows
     )
 
 

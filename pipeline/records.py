@@ -220,7 +220,7 @@ class Build(Record):
     peak_rss_bytes: int | None
     """Largest resident set of any one process of the build."""
     device: str | None = None
-    """What was calibrated on: "cpu", or a GPU's name. Other devices round other sums, and may give other bytes."""
+    """What it was given to calibrate on, "cpu" or a GPU: where sums are rounded differently, bytes may differ too."""
     peak_gpu_bytes: int | None = None
     """Memory taken on all GPUs together, by every process; None where none was used."""
     tools: dict[str, str] = Field(default_factory=dict)

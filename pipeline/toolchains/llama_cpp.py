@@ -15,14 +15,16 @@ import subprocess
 import sys
 import tarfile
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
-from pipeline import digests, processes
+from pipeline import digests, machine, processes
+from pipeline.compute import Compute
 from pipeline.errors import BuildError, RequirementError
 from pipeline.progress import LOG_INTERVAL_SECONDS
 from pipeline.toolchains import store
@@ -41,11 +43,19 @@ FLAGS = (
     "-DLLAMA_BUILD_UI=OFF",
     "-DLLAMA_USE_PREBUILT_UI=OFF",  # would be fetched from the network
 )
+CUDA_FLAGS = (
+    "-DGGML_CUDA=ON",
+    "-DGGML_CUDA_NCCL=OFF",  # would be taken where it happens to be installed, and only helps several GPUs
+)
+CUDA = Path("/usr/local/cuda/bin")
+"""Where NVIDIA's packages put nvcc, without putting it on PATH."""
+CUDA_OFF = "ASSAY_LLAMA_CPP_DEVICE"
+"""Environment variable that says `cpu` where there are GPUs, and llama.cpp is to be built without them."""
 TOOLS = ("llama-quantize", "llama-imatrix", "llama-perplexity", "llama-bench", "llama-server")
 KEPT = ("convert_hf_to_gguf.py", "conversion", "gguf-py", "models", "LICENSE")
 """What is kept of the source tree: the converter, the package it imports, real vocabularies for tests."""
 FREE_BYTES = 2 * 2**30
-"""Room that a build needs: 0.3 GB of unpacked sources and 1 GB of objects, with a margin."""
+"""Room that a build needs: 0.3 GB of unpacked sources and 1 GB of objects, with a margin. As much again for CUDA."""
 LAYOUT = 1
 """Raise when what a toolchain folder holds changes."""
 
@@ -86,6 +96,10 @@ class LlamaCpp:
         """Return the path of one program, such as llama-quantize."""
         return self.bin / name
 
+    def gpu_layers(self, compute: Compute) -> Literal["all", "0"]:
+        """Say what -ngl takes: how many layers go to GPUs. None where it was built without CUDA."""
+        return "all" if compute.device == "cuda" and (self.bin / "libggml-cuda.so").exists() else "0"
+
 
 def find() -> LlamaCpp:
     """Find the built toolchain. Raises RequirementError when it has not been built.
@@ -108,16 +122,18 @@ def find() -> LlamaCpp:
 def build() -> LlamaCpp:
     """Build the toolchain, or return the one that is there: about 5 minutes on 2 cores, 77 MB of download.
 
-    A second process waits for the first. Raises RequirementError for a missing compiler or cmake, BuildError when the
-    download or the compilation fails, StorageError when the disk is full.
+    With CUDA, which is taken in where there is a GPU, it takes several times as long. A second process waits for the
+    first. Raises RequirementError for a missing compiler or cmake, BuildError when the download or the compilation
+    fails, StorageError when the disk is full.
     """
     pin = read_pin(PIN)
     folder = store.root()
     built = LlamaCpp(root=folder / f"llama.cpp-{_key(pin)}", version=pin.version)
     if _complete(built):
         return built
-    tools = {name: _tool(name) for name in ("cmake", "c++", "ninja")}
-    with store.locked("llama.cpp", FREE_BYTES):
+    names = ("cmake", "c++", "ninja", "nvcc") if _cuda_flags() else ("cmake", "c++", "ninja")
+    tools = {name: _tool(name) for name in names}
+    with store.locked("llama.cpp", _room(tools)):
         if not _complete(built):
             _build(pin, built, tools)
     return built
@@ -167,6 +183,7 @@ def read_pin(path: Path) -> Pin:
 
 def _key(pin: Pin) -> str:
     """Digest of what shapes the binaries: with GGML_NATIVE the compiler uses whatever this very CPU offers."""
+    cuda = _cuda_flags()
     parts = [
         pin.project,
         pin.version,
@@ -174,18 +191,28 @@ def _key(pin: Pin) -> str:
         LAYOUT,
         list(FLAGS),
         platform.machine(),
-        _compiler(),
+        _compiler("c++", line=0),
         _cpu_features(),
+        *([list(cuda), _compiler("nvcc", line=-1)] if cuda else []),
     ]
     return digests.of_value(parts)[:16]
 
 
-def _compiler() -> str:
-    """Name the compiler, or "none": a machine without one simply has no toolchain to find."""
-    compiler = shutil.which("c++")
+def _cuda_flags() -> tuple[str, ...]:
+    """Return what the build needs for the GPUs that are installed, and nothing where there are none or none wanted."""
+    wanted = machine.driver() is not None and os.environ.get(CUDA_OFF) != "cpu"
+    capabilities = {gpu.compute_capability.replace(".", "") for gpu in machine.installed()} if wanted else set()
+    if not capabilities:
+        return ()
+    return (*CUDA_FLAGS, f"-DCMAKE_CUDA_ARCHITECTURES={';'.join(f'{one}-real' for one in sorted(capabilities))}")
+
+
+def _compiler(name: str, line: int) -> str:
+    """Name a compiler by a line of its version, or "none": a machine without one simply has no toolchain to find."""
+    compiler = _located(name)
     if compiler is None:
         return "none"
-    return processes.run([compiler, "--version"], what="c++ --version").splitlines()[0]
+    return processes.run([compiler, "--version"], what=f"{name} --version").splitlines()[line]
 
 
 def _cpu_features() -> list[str]:
@@ -202,15 +229,28 @@ def _complete(toolchain: LlamaCpp) -> bool:
 def _tool(name: str) -> Path:
     """Find a build tool; ninja is a Python package of ours, the others are the system's."""
     remedies = {
-        "cmake": "apt-get install cmake",
-        "c++": "apt-get install g++",
-        "ninja": f"{sys.executable} -m pip install ninja",
+        "cmake": "run `apt-get install cmake`",
+        "c++": "run `apt-get install g++`",
+        "ninja": f"run `{sys.executable} -m pip install ninja`",
+        "nvcc": "install NVIDIA's CUDA toolkit, one that the driver supports, or have llama.cpp built without the GPU: "
+        f"`export {CUDA_OFF}=cpu`",
     }
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if name == "ninja" and beside.exists() else shutil.which(name)
+    found = _located(name)
     if found is None:
-        raise RequirementError(f"{name} is needed to build llama.cpp and is not installed; run `{remedies[name]}`")
-    return Path(found)
+        raise RequirementError(f"{name} is needed to build llama.cpp and is not installed; {remedies[name]}")
+    return found
+
+
+def _located(name: str) -> Path | None:
+    beside = Path(sys.executable).parent / name
+    if name == "ninja" and beside.exists():
+        return beside
+    found = shutil.which(name) or (name == "nvcc" and shutil.which(name, path=str(CUDA)))
+    return Path(found) if found else None
+
+
+def _room(tools: Mapping[str, Path]) -> int:
+    return FREE_BYTES * (2 if "nvcc" in tools else 1)
 
 
 def _build(pin: Pin, built: LlamaCpp, tools: dict[str, Path]) -> None:
@@ -218,7 +258,7 @@ def _build(pin: Pin, built: LlamaCpp, tools: dict[str, Path]) -> None:
     folder = built.root.parent
     for stale in folder.glob("llama.cpp-*.partial"):
         shutil.rmtree(stale)
-    store.check_free("llama.cpp", FREE_BYTES)
+    store.check_free("llama.cpp", _room(tools))
     partial = folder / f"{built.root.name}.partial"
     try:
         partial.mkdir()
@@ -263,8 +303,11 @@ def _unpack(archive: Path, into: Path) -> Path:
 def _compile(source: Path, objects: Path, tools: dict[str, Path]) -> None:
     # A repository around the cache folder is not llama.cpp's: its commit has no place in the version string.
     env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(objects.parent)}
+    if "nvcc" in tools:  # cmake finds the rest of the toolkit beside the one on PATH
+        env["PATH"] = os.pathsep.join([str(tools["nvcc"].parent), env["PATH"]])
     configure = [str(tools["cmake"]), "-S", str(source), "-B", str(objects), "-G", "Ninja"]
-    processes.run([*configure, f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}", *FLAGS], what="cmake for llama.cpp", env=env)
+    configure += [f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}", *FLAGS, *_cuda_flags()]
+    processes.run(configure, what="cmake for llama.cpp", env=env)
     _ninja([str(tools["ninja"]), "-C", str(objects), *TOOLS], env)
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.compute import Compute
 from pipeline.errors import BuildError, RequirementError, StorageError
+from pipeline.records import Gpu
 from pipeline.toolchains import llama_cpp
 
 SCRIPTS = {
     "cmake": """
+        printf '%s\n' "$(command -v nvcc)" "$@" > "$COUNTER.cmake"
         while [ $# -gt 0 ]; do [ "$1" = -B ] && mkdir -p "$2/bin"; shift; done
     """,
     "ninja": """
@@ -69,6 +72,7 @@ def machine(tmp_path: Path, source: bytes, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
     monkeypatch.setenv("FAIL", "")
     monkeypatch.setattr(llama_cpp, "PIN", pin)
+    monkeypatch.setenv("ASSAY_GPUS", "none")
     return tmp_path / "cache" / "assay" / "toolchains"
 
 
@@ -159,6 +163,58 @@ def test_another_compiler_or_flag_is_another_toolchain(machine: Path, monkeypatc
     third = llama_cpp.build()
     assert len({first.root, second.root, third.root}) == 3
     assert llama_cpp.find() == third
+
+
+@pytest.fixture
+def gpus(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put two GPUs of different kinds into that machine, and nvcc where NVIDIA puts it; return that folder."""
+    nvidia_smi, cuda = machine.parents[2] / "scripts" / "nvidia-smi", machine.parents[2] / "cuda"
+    nvidia_smi.write_text("#!/bin/sh\necho '0, GPU-1, NVIDIA H200, 9.0, 143771, 570.10'\n"
+                          "echo '1, GPU-2, NVIDIA L4, 8.9, 23034, 570.10'\n")  # fmt: skip
+    nvidia_smi.chmod(0o755)
+    cuda.mkdir()
+    (cuda / "nvcc").write_text("#!/bin/sh\nprintf 'nvcc: NVIDIA\\n12.8\\n'\n")
+    (cuda / "nvcc").chmod(0o755)
+    monkeypatch.setattr(llama_cpp, "CUDA", cuda)
+    monkeypatch.delenv("ASSAY_GPUS")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv(llama_cpp.CUDA_OFF, raising=False)
+    return cuda
+
+
+def test_cuda_is_built_in_for_the_gpus_that_are_there(
+    machine: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = llama_cpp.build()
+    nvcc, *flags = (machine.parents[2] / "counter.cmake").read_text().splitlines()
+    assert nvcc == str(gpus / "nvcc")
+    assert {"-DGGML_CUDA=ON", "-DCMAKE_CUDA_ARCHITECTURES=89-real;90-real"} <= set(flags)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # a run on the CPU takes the same tools
+    assert llama_cpp.find() == built
+    (gpus / "nvcc").write_text("#!/bin/sh\nprintf 'nvcc: NVIDIA\\n13.0\\n'\n")
+    assert llama_cpp.build().root != built.root
+
+
+def test_a_gpu_without_nvcc_is_an_error_until_it_is_left_out(
+    machine: Path, gpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (gpus / "nvcc").unlink()
+    with pytest.raises(RequirementError, match=r"nvcc is needed .* `export ASSAY_LLAMA_CPP_DEVICE=cpu`"):
+        llama_cpp.build()
+    monkeypatch.setenv("ASSAY_LLAMA_CPP_DEVICE", "cpu")
+    built = llama_cpp.build()
+    assert "GGML_CUDA" not in (machine.parents[2] / "counter.cmake").read_text()
+    (machine.parents[2] / "scripts" / "nvidia-smi").unlink()
+    assert llama_cpp.find() == built
+
+
+def test_layers_go_to_a_gpu_where_it_is_to_be_used_and_was_built_for(machine: Path) -> None:
+    built = llama_cpp.build()
+    gpu = Gpu(name="NVIDIA L4", compute_capability="8.9", memory_mib=23034, driver="570.10")
+    on_gpu, on_cpu = Compute(threads=1, gpus=(gpu,)), Compute(threads=1)
+    assert (built.gpu_layers(on_gpu), built.gpu_layers(on_cpu)) == ("0", "0")
+    (built.bin / "libggml-cuda.so").touch()
+    assert (built.gpu_layers(on_gpu), built.gpu_layers(on_cpu)) == ("all", "0")
 
 
 def test_two_processes_build_once(machine: Path) -> None:

@@ -21,7 +21,7 @@ from pipeline.toolchains import llama_cpp
 
 OPTIONS = (
     *("--jinja", "--no-ui", "--no-slots", "--offline", "--log-verbosity", "1", "--cache-ram", "0", "--fit", "off"),
-    *("--flash-attn", "on", "-ngl", "0"),
+    *("--flash-attn", "on"),
 )
 """As evaluation runs the file. No cache of old prompts in main memory: it would grow to gigabytes."""
 
@@ -121,12 +121,12 @@ class LlamaCppEngine:
         return await self.tokenize(prompt, add_special=True)
 
     def _command(self, address: Path) -> list[str | Path]:
-        tool = llama_cpp.find().tool("llama-server")
+        toolchain = llama_cpp.find()
         sizes = (
             *("--ctx-size", self._slots * self._context, "--parallel", self._slots),
-            *("--threads", self._compute.threads),
+            *("--threads", self._compute.threads, "-ngl", toolchain.gpu_layers(self._compute)),
         )
-        return [tool, "--model", self._file, "--host", address, *map(str, sizes), *OPTIONS]
+        return [toolchain.tool("llama-server"), "--model", self._file, "--host", address, *map(str, sizes), *OPTIONS]
 
     async def _vocabulary_size(self) -> int:
         (model,) = (await self._server.get("/v1/models"))["data"]

@@ -49,14 +49,15 @@ def errors() -> str:
 
 
 @contextmanager
-def model(path: Path, *, vocabulary_only: bool = False) -> Iterator[Any]:
+def model(path: Path, *, vocabulary_only: bool = False, on_gpu: bool = False) -> Iterator[Any]:
     """Load a GGUF file, memory-mapped, and free it afterwards. Raises MeasurementError with llama.cpp's own reason.
 
-    Weights of some types are copied into an interleaved layout that this CPU multiplies faster, as the server does.
+    On a CPU weights of some types are copied into an interleaved layout that it multiplies faster, as the server does.
+    On GPUs it is all layers, spread over them where there are several.
     """
     llama = library()
     params = llama.llama_model_default_params()
-    params.n_gpu_layers = 0
+    params.n_gpu_layers = -1 if on_gpu else 0
     params.load_mode = llama.LLAMA_LOAD_MODE_MMAP
     params.vocab_only = vocabulary_only
     _errors.clear()

@@ -20,6 +20,7 @@ from evals.runner import Ids, Logits, Prompt
 from pipeline.backends.gguf import library
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
+from pipeline.toolchains import llama_cpp
 
 BATCH_TOKENS = 512
 """Tokens in one forward pass, llama.cpp's own default."""
@@ -35,11 +36,11 @@ SEQUENCES = 16
 class GgufRunner:
     """Scores and generates on one loaded model; the context is made on first use, for the length that is asked for."""
 
-    def __init__(self, model: Any, path: Path, compute: Compute) -> None:
+    def __init__(self, model: Any, path: Path, compute: Compute, on_gpu: bool) -> None:
         self._llama = library.library()
         self.model = model
         self._path = path
-        self._compute = compute
+        self._compute, self._on_gpu = compute, on_gpu
         self.vocabulary_size = int(self._llama.llama_vocab_n_tokens(self._llama.llama_model_get_vocab(model)))
         self.context_tokens = int(self._llama.llama_model_n_ctx_train(model))
         self._rows = max(1, min(BATCH_TOKENS, BLOCK_BYTES // (4 * self.vocabulary_size)))
@@ -52,7 +53,8 @@ class GgufRunner:
         return {
             "runtime": f"llama.cpp of llama-cpp-python {version('llama_cpp_python')}",
             "attention": "flash attention, key-value cache float16",
-            "dtype": "weights as stored, activations rounded to match them, sums float32",
+            "dtype": f"weights as stored, activations rounded to match them{'' if self._on_gpu else ', sums float32'}",
+            "device": self._compute.name if self._on_gpu else "cpu",
             "threads": str(self._compute.threads),
         }
 
@@ -202,8 +204,9 @@ def _pointer(array: npt.NDArray[Any], kind: Any) -> Any:
 @contextmanager
 def runner(path: Path, compute: Compute) -> Iterator[GgufRunner]:
     """Load a GGUF file; MeasurementError when it is damaged."""
-    with library.model(path) as model:
-        opened = GgufRunner(model, path, compute)
+    on_gpu = llama_cpp.find().gpu_layers(compute) == "all"
+    with library.model(path, on_gpu=on_gpu) as model:
+        opened = GgufRunner(model, path, compute, on_gpu)
         try:
             yield opened
         finally:

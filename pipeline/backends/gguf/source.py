@@ -66,7 +66,9 @@ def importance(toolchain: LlamaCpp, folder: Path, corpus: Path, compute: Compute
     attention is off: its result depends on the number of threads.
     """
     calibration = corpus / "calibration.npz"
-    target = folder / digests.of_file(calibration)[:16] / "imatrix.gguf"
+    layers = toolchain.gpu_layers(compute)
+    name = digests.of_file(calibration)[:16] + ("" if layers == "0" else "-gpu")  # whose sums differ in the last bits
+    target = folder / name / "imatrix.gguf"
     if target.exists():
         return target
     windows = Windows.load(calibration).ids
@@ -89,7 +91,7 @@ def importance(toolchain: LlamaCpp, folder: Path, corpus: Path, compute: Compute
             "-b": batch,
             "-ub": 512,
             "-t": compute.threads,
-            "-ngl": 0,
+            "-ngl": layers,
             "-fa": "off",
         }
         words = [str(word) for option in options.items() for word in option]

@@ -63,11 +63,13 @@ def assemble(
     code: Path,
     evidence: Mapping[str, Path],
     annotations: Mapping[str, str],
+    environment: Mapping[str, str],
     into: Path,
 ) -> tuple[oci.Layout, tuple[Layer, ...]]:
     """Write the image's layout; return it with its layers.
 
-    `weights` is the artifact's folder, `code` the folder that holds PACKAGES, `evidence` files by their names.
+    `weights` is the artifact's folder, `code` the folder that holds PACKAGES, `evidence` files by their names,
+    `environment` what the gateway is set to beside ENVIRONMENT.
     """
     layout = oci.Layout.create(into)
     parts: list[tuple[Kind, Descriptor]] = []
@@ -81,7 +83,7 @@ def assemble(
     parts.append(("evidence", layout.add_layer(records)))
     added = [(kind, layer) for kind, layer in parts if kind != "engine"]
     layout.finish(
-        _config(engine.config, added, annotations),
+        _config(engine.config, added, annotations, environment),
         [_described(kind, layer) for kind, layer in parts],
         annotations,
     )
@@ -123,13 +125,16 @@ def _described(kind: Kind, layer: Descriptor) -> Descriptor:
 
 
 def _config(
-    engine: Mapping[str, object], added: Sequence[tuple[Kind, Descriptor]], labels: Mapping[str, str]
+    engine: Mapping[str, object],
+    added: Sequence[tuple[Kind, Descriptor]],
+    labels: Mapping[str, str],
+    more: Mapping[str, str],
 ) -> dict[str, object]:
     inner, rootfs, history = engine["config"], engine["rootfs"], engine["history"]
     assert isinstance(inner, dict)
     assert isinstance(rootfs, dict)
     assert isinstance(history, list)
-    environment = [*inner["Env"], *(f"{name}={value}" for name, value in ENVIRONMENT.items())]
+    environment = [*inner["Env"], *(f"{name}={value}" for name, value in {**ENVIRONMENT, **more}.items())]
     return {
         "architecture": engine["architecture"],
         "os": engine["os"],

@@ -41,6 +41,21 @@ class Bases:
     build: Base
 
 
+def of_engine(engine: str, wanted: str | None, lookup: Lookup) -> Bases:
+    """Return the bases of an engine: the image that its runtime comes as, or those for image.base, see `find`."""
+    pin = manifest.load().public(engine)
+    if pin is None:
+        return find(wanted, lookup)
+    try:
+        base = Base(name=pin.image, digest=pin.digest or lookup(pin.image))
+    except RegistryError as error:
+        raise RequirementError(
+            f"no runtime image for {engine}: containers/images.toml has no digest for {pin.image}, and it cannot be "
+            f"looked up: {error}. Run `assay images pin` where that registry can be reached, and build there"
+        ) from error
+    return Bases(runtime=base, build=base)  # which has its Python, and pip
+
+
 def find(wanted: str | None, lookup: Lookup) -> Bases:
     """Return the bases for image.base, or ASSAY_BASE, which wins.
 

@@ -27,6 +27,13 @@ CAREFUL = (
 )
 POLL_SECONDS = 0.1
 
+GPUS = {
+    # By the name in the CDI file that nvidia-ctk writes; SELinux would keep the devices from the container.
+    "podman": ("--device", "nvidia.com/gpu=all", "--security-opt", "label=disable", "--ipc", "host"),
+    "docker": ("--gpus", "all", "--ipc", "host"),
+}
+"""GPUs share layers through shared memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
@@ -122,7 +129,9 @@ def find() -> Runtime:
 
 
 @contextmanager
-def started(layout: Path, environment: Mapping[str, str], arguments: Sequence[str] = ()) -> Iterator[Container]:
+def started(
+    layout: Path, environment: Mapping[str, str], arguments: Sequence[str] = (), *, gpus: bool = False
+) -> Iterator[Container]:
     """Run an image until the block ends, then remove it and what it took up.
 
     `environment` reaches the container by name only: its values stay off every command line. RequirementError without
@@ -132,7 +141,7 @@ def started(layout: Path, environment: Mapping[str, str], arguments: Sequence[st
     known = runtime.images()
     image = runtime.load(layout)
     name = f"assay-{secrets.token_hex(6)}"
-    flags = shlex.split(os.environ.get("ASSAY_CONTAINER_RUN_FLAGS", ""))
+    flags = [*(GPUS[runtime.name] if gpus else ()), *shlex.split(os.environ.get("ASSAY_CONTAINER_RUN_FLAGS", ""))]
     named = [part for variable in environment for part in ("--env", variable)]
     try:
         id_ = runtime.call(

@@ -13,9 +13,6 @@ from pipeline.images.manifest import ROOT
 from pipeline.records import FILE, Engine
 from pipeline.toolchains import llama_cpp
 
-ENGINES = {"gguf": "llama_cpp", "onnx": "onnxruntime", "gptq": "transformers", "awq": "transformers"}
-"""Which engine serves a backend's artifacts."""
-
 LAYOUT = 1
 """Raise when the same files are built into another image."""
 

@@ -27,7 +27,7 @@ def pin() -> tuple[dict[str, str], dict[str, str]]:
     """
     images = manifest.load()
     found, failed = {}, {}
-    for section in ("runtime", "build", "tensorrt_llm"):
+    for section in ("runtime", "build", "vllm", "tensorrt_llm"):
         wanted: manifest.Pin | None = getattr(images, section)
         if wanted is None:
             continue

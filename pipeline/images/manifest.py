@@ -22,6 +22,8 @@ class Pin(Record):
     """Registry, repository and tag."""
     digest: str | None = None
     """None until it was looked up."""
+    python: str = "3.11"
+    """Of the image, which wheels are chosen for."""
 
 
 class Debootstrap(Record):
@@ -37,8 +39,13 @@ class Images(Record):
 
     runtime: Pin
     build: Pin
+    vllm: Pin | None = None
     tensorrt_llm: Pin | None = None
     debootstrap: Debootstrap
+
+    def public(self, engine: str) -> Pin | None:
+        """Return the image that an engine's runtime comes as, None for one that is installed on `runtime`."""
+        return {"vllm": self.vllm, "tensorrt_llm": self.tensorrt_llm}.get(engine)
 
 
 def load(path: Path = PATH) -> Images:

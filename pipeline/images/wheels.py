@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline import digests, processes
 from pipeline.errors import ParamsError
-from pipeline.images import cache
+from pipeline.images import cache, manifest
 from pipeline.images.manifest import ROOT
 from pipeline.records import Record
 
@@ -26,11 +26,18 @@ GLIBC = (17, 24, 26, 27, 28, 31, 34, 35, 36)
 SOURCES = "sources.txt"
 
 WHEELS = (
-    *("--python-version", "3.11", "--implementation", "cp", "--abi", "cp311", "--abi", "abi3", "--abi", "none"),
     *(word for minor in GLIBC for word in ("--platform", f"manylinux_2_{minor}_x86_64")),
     *("--platform", "manylinux2014_x86_64", "--platform", "manylinux2010_x86_64", "--platform", "manylinux1_x86_64"),
     *("--platform", "linux_x86_64", "--only-binary", ":all:"),
 )
+
+
+def _python(room: str) -> tuple[str, ...]:
+    """Say which Python a room's wheels are for."""
+    pin = manifest.load().public(room)
+    version = pin.python if pin else "3.11"
+    abi = f"cp{version.replace('.', '')}"
+    return ("--python-version", version, "--implementation", "cp", "--abi", abi, "--abi", "abi3", "--abi", "none")
 
 
 class Requirement(Record):
@@ -99,7 +106,8 @@ def lock(path: Path) -> int:
 
 def _download(path: Path, into: Path, *what: str) -> None:
     # pip asks a source's own build for its metadata: with what is here, instead of a torch of its own.
-    kind = ("--no-binary", ":all:", "--no-build-isolation") if path.name == SOURCES else WHEELS
+    source = ("--no-binary", ":all:", "--no-build-isolation")
+    kind = source if path.name == SOURCES else (*_python(path.parent.name), *WHEELS)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(into), *kind, *what]
     processes.run(command, what=f"download for {path.parent.name}/{path.name}")
 

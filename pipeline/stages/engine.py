@@ -1,4 +1,4 @@
-"""The engine's image for the winner: found where one like it was built before, else built now."""
+"""The image of the engine that the winner was measured with: found where it was built before, else built now."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pipeline.errors import RequirementError
 from pipeline.images import bases, builders, lookup
 from pipeline.images import engine as images
 from pipeline.params import Params
-from pipeline.records import FILE, Artifact, Engine, Selection
+from pipeline.records import FILE, Engine, Latency, Selection
 
 
 def engine(params: Params) -> None:
@@ -20,10 +20,12 @@ def engine(params: Params) -> None:
     """
     winner = Selection.load(paths.SELECTION).winner
     assert winner is not None, "selection fails where there is none"
-    name = images.ENGINES[str(Artifact.load(paths.artifact(winner) / FILE).recipe["backend"])]
+    served = Latency.load(paths.latency(winner)).served
+    assert served is not None, "an unavailable artifact wins nothing"
+    name = served.engine
     try:
         builder = builders.find()  # first, because making a base takes a minute
-        built = images.build(name, builder, bases.find(params.image.base, lookup.digest))
+        built = images.build(name, builder, bases.of_engine(name, params.image.base, lookup.digest))
     except RequirementError as error:
         if os.environ.get("ASSAY_STRICT"):
             raise

@@ -11,7 +11,19 @@ from pipeline.errors import RequirementError
 from pipeline.images import assemble, provenance, sbom
 from pipeline.images.manifest import ROOT
 from pipeline.params import Params
-from pipeline.records import FILE, Artifact, Checkpoint, Corpus, Engine, Image, Revision, Selection, Standing
+from pipeline.records import (
+    FILE,
+    Artifact,
+    Checkpoint,
+    Corpus,
+    Engine,
+    Image,
+    Latency,
+    Revision,
+    Selection,
+    Served,
+    Standing,
+)
 
 HEADLINES = (
     *("perplexity_ratio", "kld_mean", "served_output_tokens_per_second", "served_ttft_seconds_p50"),
@@ -57,12 +69,15 @@ def version(wanted: str, revision: Revision) -> str:
 def _fill(out: Path, params: Params, identity: Image, engine: Engine, artifact: Artifact, standing: Standing) -> None:
     checkpoint, corpus = Checkpoint.load(paths.CHECKPOINT / FILE), Corpus.load(paths.CORPUS / FILE)
     evidence = {f"{noun}.json": path for noun, path in paths.evidence(artifact.name).items()}
+    served = Latency.load(paths.latency(artifact.name)).served
+    assert served is not None, "an unavailable artifact wins nothing"
     layout, layers = assemble.assemble(
         oci.Layout.open(paths.ENGINE / "layout"),
         paths.artifact(artifact.name),
         ROOT,
         {**evidence, paths.REPORT.name: paths.REPORT},
         _annotations(params, identity, engine, artifact, checkpoint, standing),
+        settings(served),
         out / "layout",
     )
     large = [layer for layer in layers if layer.kind == "weights" and layer.bytes > assemble.LAYER_BYTES]
@@ -85,6 +100,14 @@ def _fill(out: Path, params: Params, identity: Image, engine: Engine, artifact: 
     _write(out / "sbom.cdx.json", bom)
     wanted = params.image.model_dump(mode="json")
     _write(out / "provenance.json", provenance.statement(record, engine, artifact, checkpoint, corpus, wanted))
+
+
+def settings(served: Served) -> dict[str, str]:
+    """Set the gateway to the engine that the figures are of, laid out as it was: so it serves, or not at all."""
+    found: dict[str, str] = {"ASSAY_ENGINE": served.engine}
+    if served.placement is None:
+        return found
+    return found | {f"ASSAY_{key.upper()}": f"{value:g}" for key, value in served.placement.model_dump().items()}
 
 
 def _annotations(

@@ -56,7 +56,9 @@ def _run(params: Params, image: Image) -> Sequence[Check]:
         "ASSAY_REQUEST_BYTES": str(64 * 2**20),
         "ASSAY_CONTEXT_TOKENS": str(max(4096, windows.ids.shape[1])),
     }
-    with container.started(paths.IMAGE / "layout", environment) as running:
+    served = Latency.load(paths.latency(image.artifact)).served
+    gpus = served is not None and served.placement is not None
+    with container.started(paths.IMAGE / "layout", environment, gpus=gpus) as running:
         client = Client(f"http://127.0.0.1:{port}", key)
         seconds = _wait(client, running)
         found = [

@@ -68,7 +68,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     built = Layout.open(engine.build("llama_cpp", builder, found) / "layout")
     record = folder / "quality.json"
     record.write_text('{"windows": 1}')
-    layout, _ = assemble.assemble(built, artifact, ROOT, {"quality.json": record}, {}, folder / "layout")
+    layout, _ = assemble.assemble(built, artifact, ROOT, {"quality.json": record}, {}, {}, folder / "layout")
     return layout
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tomllib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,8 +20,21 @@ from pipeline.errors import ParamsError, RegistryError, RequirementError
 from pipeline.images import assemble, bases, builders, debootstrap, manifest, provenance, sbom, state, wheels
 from pipeline.images.manifest import ROOT
 from pipeline.oci import Entry, Layout
-from pipeline.records import Artifact, Checkpoint, Corpus, Engine, Image, Revision, Split, Standing
-from pipeline.stages.image import version
+from pipeline.records import (
+    Artifact,
+    Checkpoint,
+    Corpus,
+    Engine,
+    EngineName,
+    Image,
+    Latency,
+    Placement,
+    Revision,
+    Served,
+    Split,
+    Standing,
+)  # fmt: skip
+from pipeline.stages.image import settings, version
 
 DIGEST = f"sha256:{'ab' * 32}"
 STATUS = """Package: libc6
@@ -69,7 +83,8 @@ def build(tmp_path: Path, engine: Layout) -> Callable[[str], Layout]:
     def assembled(name: str) -> Layout:
         evidence = {"quality.json": tmp_path / "records" / "quality.json"}
         parts = tmp_path / "weights", tmp_path / "code"
-        return assemble.assemble(engine, *parts, evidence, {"ai.assay.engine": "test"}, tmp_path / name)[0]
+        labels, settings = {"ai.assay.engine": "test"}, {"ASSAY_ENGINE": "llama_cpp"}
+        return assemble.assemble(engine, *parts, evidence, labels, settings, tmp_path / name)[0]
 
     return assembled
 
@@ -305,6 +320,49 @@ def test_provenance_names_everything_that_went_in() -> None:
     assert all(digest for digest in known.values())
 
 
+VLLM = """
+[vllm]
+image = "registry.example.com/vllm:v1"
+python = "3.12"
+"""
+
+
+def test_a_runtime_that_is_an_image_is_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = images(tmp_path, monkeypatch, UNPINNED + VLLM)
+    monkeypatch.setenv("ASSAY_BASE", "localhost:5000/mine:1")
+    with pytest.raises(RequirementError, match=r"no runtime image for vllm: .*vllm:v1.*assay images pin"):
+        bases.of_engine("vllm", None, no_lookup)
+    manifest.write_digest("vllm", DIGEST, path)
+    found = bases.of_engine("vllm", None, no_lookup)
+    assert found.runtime.reference == found.build.reference == f"registry.example.com/vllm:v1@{DIGEST}"
+    assert bases.of_engine("onnxruntime", None, lambda _: DIGEST).runtime.name == "localhost:5000/mine:1"
+
+
+def test_images_of_gpu_runtimes_are_of_the_versions_whose_flags_were_read() -> None:
+    pins = manifest.load()
+    for name, pin in (("vllm", pins.vllm), ("tensorrt_llm", pins.tensorrt_llm)):
+        flags = tomllib.loads((ROOT / "containers" / "engines" / name / "flags.toml").read_text(encoding="utf-8"))
+        assert pin is not None
+        assert pin.image.rpartition(":")[2].removeprefix("v") == flags.get("version", flags.get("tag", "v")[1:])
+        for wheel in wheels.read(ROOT / "containers" / name / "requirements.txt"):
+            assert wheel.name not in ("torch", "vllm", "tensorrt-llm"), "the image brings its own"
+
+
+@pytest.mark.parametrize("placed", [True, False])
+def test_an_image_serves_with_what_was_measured(placed: bool) -> None:
+    placement = Placement(tensor_parallel=2, gpu_memory_fraction=0.8) if placed else None
+    found = settings(served("vllm" if placed else "onnxruntime", placement))
+    more = {"ASSAY_TENSOR_PARALLEL": "2", "ASSAY_GPU_MEMORY_FRACTION": "0.8"} if placed else {}
+    assert found == {"ASSAY_ENGINE": "vllm" if placed else "onnxruntime", **more}
+
+
+def served(engine: EngineName, placement: Placement | None = None) -> Served:
+    return Served(
+        engine=engine, placement=placement, runtime="r", slots=1, context_tokens=64, prompt_tokens=1, output_tokens=2,
+        load_seconds=3, peak_rss_bytes=5, levels=(),
+    )  # fmt: skip
+
+
 def test_where_nothing_builds_images_the_records_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.params import load
     from pipeline.records import FILE, Selection
@@ -320,6 +378,7 @@ def test_where_nothing_builds_images_the_records_say_so(tmp_path: Path, monkeypa
         objective={}, constraints={}, winner="gguf-q4", ranking=(given["standing"],), pareto_front=()
     ).save(paths.SELECTION)  # fmt: skip
     given["artifact"].save(paths.artifact("gguf-q4") / FILE)
+    Latency(name="gguf-q4", artifact="a", served=served("llama_cpp")).save(paths.latency("gguf-q4"))
     Revision(commit=None, dirty=False).save(paths.REVISION)
     engine_stage(params)
     image_stage(params)

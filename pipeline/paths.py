@@ -21,6 +21,9 @@ CLOZE = CORPUS / "cloze.jsonl"
 SELECTION = Path("selection.json")
 METRICS = Path("metrics.json")
 REPORT = Path("report/report.md")
+PAGE = Path("report/index.html")
+PLOTS = Path("report/plots")
+"""What `dvc plots` draws."""
 
 ENGINE = Path("engine")
 IMAGE = Path("image")

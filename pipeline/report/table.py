@@ -1,12 +1,16 @@
-"""The figures as rows of text, for the terminal and for Markdown alike."""
+"""Each metric as people read it, and the tables of them: for the terminal, for Markdown and for the page alike."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evals.statistics import Estimate
 from pipeline.records import Gate, Selection, Standing
+from pipeline.report import blocks
+from pipeline.report.blocks import Cell, Mark, Table
 
 MIB = 2**20
+
+STAR = "`*`: on the Pareto front of size, perplexity and served tokens/s: no other artifact is as good in all three."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +20,8 @@ class Column:
     metric: str
     title: str
     render: Callable[[float], str]
+    optional: bool = False
+    """Left out where no artifact has a value, as a price where none is known."""
 
 
 def percent(digits: int) -> Callable[[float], str]:
@@ -43,6 +49,7 @@ RANKING = (
     Column(metric="served_ttft_seconds_p50", title="served TTFT, ms", render=lambda v: f"{1000 * v:.1f}"),
     Column(metric="decode_tokens_per_second", title="decode tok/s", render=lambda v: f"{v:,.0f}"),
     Column(metric="peak_rss_bytes", title="peak memory", render=lambda v: size(v)),
+    Column(metric="price_per_million_tokens", title="price of 10^6 tokens", render=lambda v: f"{v:.3g}", optional=True),
 )
 
 QUALITY = (
@@ -73,36 +80,81 @@ SPEED = (
     Column(metric="peak_rss_bytes", title="peak memory", render=lambda v: size(v)),
 )
 
+COST = (
+    Column(metric="price_per_million_tokens", title="price of 10^6 tokens, USD", render=lambda v: f"{v:.3g}"),
+    Column(
+        metric="break_even_tokens_per_month",
+        title="break-even, tokens a month",
+        render=lambda v: f"{v:,.0f}",
+        optional=True,
+    ),
+)
 
-def ranking(selection: Selection) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return header and one row an artifact, in order of rank."""
-    header = ("rank", "artifact", *(column.title for column in RANKING), "verdict")
+
+def ranking(selection: Selection) -> Table:
+    """Return one row an artifact, in order of rank."""
+    columns = _shown(selection, RANKING)
     rows = [
         (
-            str(standing.rank or "-"),
-            standing.name + (" *" if standing.pareto else ""),
-            *(cell(column, standing) for column in RANKING),
-            verdict(standing, selection.winner),
+            Cell(text=str(standing.rank or "-"), value=standing.rank),
+            Cell(text=standing.name + (" *" if standing.pareto else "")),
+            *(cell(column, standing) for column in columns),
+            Cell(text=verdict(standing, selection.winner), mark=mark(standing, selection.winner)),
         )
         for standing in selection.ranking
     ]
-    return header, rows
+    header = ("rank", "artifact", *(column.title for column in columns), "verdict")
+    return blocks.table("The artifacts, ranked", header, rows)
 
 
-def details(selection: Selection, columns: tuple[Column, ...]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return header and rows of other columns, in the same order, without unavailable artifacts."""
-    header = ("artifact", *(column.title for column in columns))
+def details(about: str, selection: Selection, columns: tuple[Column, ...]) -> Table:
+    """Return rows of other columns, in the same order, without unavailable artifacts."""
+    columns = _shown(selection, columns)
     rows = [
-        (standing.name, *(cell(column, standing) for column in columns))
+        (Cell(text=standing.name), *(cell(column, standing) for column in columns))
         for standing in selection.ranking
         if not standing.unavailable
     ]
-    return header, rows
+    return blocks.table(about, ("artifact", *(column.title for column in columns)), rows)
 
 
-def cell(column: Column, standing: Standing) -> str:
-    """Render a value with its interval, or a dash where there is none."""
-    return estimate(standing.metrics.get(column.metric), column.render)
+def cell(column: Column, standing: Standing) -> Cell:
+    """Return a value with its interval, marked where a gate on it is not passed."""
+    found = standing.metrics.get(column.metric)
+    return figure(found, column.render, noticed([gate for gate in standing.missed if gate.metric == column.metric]))
+
+
+def figure(found: Estimate | None, render: Callable[[float], str], mark: Mark | None = None) -> Cell:
+    """Return a value with its interval as a cell, a dash where there is none."""
+    return Cell(text=estimate(found, render), value=found.value if found else None, mark=mark)
+
+
+def plain(value: float | None, render: Callable[[float], str]) -> Cell:
+    """Return a figure that has no interval as a cell."""
+    return figure(None if value is None else Estimate(value=value), render)
+
+
+def mark(standing: Standing, winner: str | None) -> Mark | None:
+    """Tell how an artifact's verdict is to be noticed."""
+    if standing.unavailable:
+        return None
+    return noticed(standing.missed) or ("winner" if standing.name == winner else "good")
+
+
+def noticed(gates: Sequence[Gate]) -> Mark | None:
+    """Tell how gates that may not be passed are to be noticed: by the worst of them."""
+    verdicts = {gate.verdict for gate in gates} - {"passes"}
+    if not verdicts:
+        return None
+    return "unsure" if verdicts == {"not enough data"} else "bad"
+
+
+def _shown(selection: Selection, columns: tuple[Column, ...]) -> tuple[Column, ...]:
+    return tuple(
+        column
+        for column in columns
+        if not column.optional or any(standing.metrics.get(column.metric) for standing in selection.ranking)
+    )
 
 
 def estimate(found: Estimate | None, render: Callable[[float], str]) -> str:

@@ -13,17 +13,17 @@ from pipeline.report import table
 def print_ranking() -> None:
     """Print the last run's ranking, where its report lies, and what became of the winner's image."""
     selection = Selection.load(paths.SELECTION)
-    header, rows = table.ranking(selection)
-    grid = Table(*header, box=None, pad_edge=False)
+    ranking = table.ranking(selection)
+    grid = Table(*ranking.header, box=None, pad_edge=False)
     for column in grid.columns[2:-1]:
         column.justify = "right"
-    for row in rows:
-        grid.add_row(*row, style="bold green" if row[-1] == "winner" else None)
+    for row in ranking.rows:
+        grid.add_row(*(cell.text for cell in row), style="bold green" if row[-1].mark == "winner" else None)
     console = Console()
     # A pipe has no width of its own: a table cut at 80 columns would lose its numbers.
     wide = console if console.is_terminal else Console(width=240)
     wide.print(grid)
-    wide.print(f"\n* on the Pareto front of size, perplexity and served tokens/s. Report: {paths.REPORT}")
+    wide.print(f"\n{table.STAR.replace('`', '')} Report: {paths.PAGE}, {paths.REPORT}")
     for line in _image():
         wide.print(line, highlight=False)
 

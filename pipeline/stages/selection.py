@@ -10,6 +10,7 @@ from pipeline.errors import SelectionError
 from pipeline.params import Params, SelectionParams
 from pipeline.records import (
     FILE,
+    Build,
     Checkpoint,
     Corpus,
     Gate,
@@ -22,7 +23,7 @@ from pipeline.records import (
     Standing,
     Tasks,
 )
-from pipeline.report import markdown, table
+from pipeline.report import content, table, write
 
 Measured = tuple[Quality, Latency, Tasks]
 
@@ -31,7 +32,7 @@ PARETO = {"bytes": 1, "perplexity": 1, "served_output_tokens_per_second": -1}
 
 
 def selection(params: Params) -> None:
-    """Write selection.json, metrics.json and report/report.md; then SelectionError if nothing passes."""
+    """Write selection.json, metrics.json and the report; then SelectionError if nothing passes."""
     measured = {
         name: (
             Quality.load(paths.quality(name)),
@@ -47,21 +48,23 @@ def selection(params: Params) -> None:
         for one in sorted(result.ranking, key=lambda one: one.name)
     }
     paths.METRICS.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    paths.REPORT.parent.mkdir(exist_ok=True)
-    run = markdown.Run(
+    run = content.Run(
         checkpoint=Checkpoint.load(paths.CHECKPOINT / FILE),
         corpus=Corpus.load(paths.CORPUS / FILE),
         reference=Reference.load(paths.REFERENCE / FILE),
         machine=Machine.load(paths.MACHINE),
+        recipes={name: recipe.model_dump() for name, recipe in params.artifacts.items()},
+        builds={name: Build.load(paths.build(name)) for name in measured},
         quality={name: quality for name, (quality, _, _) in measured.items()},
         tasks={name: tasks for name, (_, _, tasks) in measured.items()},
         latency={name: latency for name, (_, latency, _) in measured.items()},
         floors=floors(params),
         timing=params.latency,
         serving=params.serving,
+        concurrency=params.selection.concurrency,
         threads=params.threads or machine.usable_cores(),
     )
-    paths.REPORT.write_text(markdown.report(result, run), encoding="utf-8")
+    write.write(result, run)
     if result.winner is None:
         raise SelectionError(_nearest_miss(result))
 

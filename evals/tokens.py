@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -57,9 +57,9 @@ class Tokens:
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, source: Path | BinaryIO) -> Self:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(source, allow_pickle=False) as arrays:
             return cls(
                 nll=arrays["nll"],
                 kld=arrays["kld"],

@@ -31,7 +31,7 @@ NOUNS = {
 }
 NAMED = ("artifact", "quality", "tasks", "latency")
 STRICT = ("inputs", "engine", "image")
-SHIPPING = ("release", "promote", "rollback", "export")
+SHIPPING = ("release", "promote", "rollback", "export", "publish")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,8 +74,10 @@ def _parser() -> argparse.ArgumentParser:
         if noun in STRICT:
             about = "fail for what this machine cannot build, instead of noting why; ASSAY_STRICT=1 says the same"
             command.add_argument("--strict", action="store_true", help=about)
+    _add_plan(commands)
     _add_images(commands)
     _add_shipping(commands)
+    _add_compare(commands)
     about = "serve an artifact as its image would; further flags: `python -m containers.gateway --help`"
     command = commands.add_parser("serve", help=about, description=about)
     command.add_argument("name", nargs="?", help="a key of artifacts in params.yaml; default: the winner")
@@ -85,6 +87,40 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("ranking", help="print the ranking of the last run")
     commands.add_parser("toolchain", help="build llama.cpp and its bindings, once for this machine")
     return parser
+
+
+def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add plan."""
+    about = "size every artifact before it is built, from config.json and the weights' headers alone"
+    command = commands.add_parser("plan", help=about, description=about)
+    command.add_argument("checkpoint", nargs="?", help="hf://org/name, a folder or config.json; default: params.yaml's")
+    command.add_argument("--hardware", default="detect", metavar="NAME", help="in pipeline/hardware.toml, or detect")
+    command.add_argument("--context", type=int, metavar="N", help="tokens of one stream; default: 4096, or the model's")
+    command.add_argument("--concurrency", type=int, metavar="N", help="streams; default: serving.concurrency's largest")
+    command.add_argument("--matrix", action="store_true", help="name the smallest hardware for 1B to 1T models instead")
+    command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    """Run plan."""
+    from pipeline.commands import plan, plan_table
+
+    for name in ("context", "concurrency"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            raise ParamsError(f"--{name}: {getattr(options, name)} is not positive")
+    if options.matrix:
+        tiers = plan.matrix(options.context, options.concurrency)
+        print(tiers.model_dump_json(indent=2)) if options.json else plan_table.print_matrix(tiers)
+        return
+    found = plan.plan(
+        options.checkpoint,
+        on=options.hardware,
+        context_tokens=options.context,
+        concurrency=options.concurrency,
+        path=options.params,
+    )
+    print(found.model_dump_json(indent=2)) if options.json else plan_table.print_plan(found)
 
 
 def _add_images(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -116,8 +152,32 @@ def _images(job: str) -> None:
         raise RegistryError(f"images without a new digest:\n{reasons}")
 
 
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add what sets two runs side by side."""
+    about = "tell what changed between two runs: git revisions, DVC experiments or folders with their records"
+    command = commands.add_parser("compare", help=about, description=about)
+    command.add_argument("before", nargs="?", default="HEAD", metavar="REV", help="default: HEAD")
+    command.add_argument("after", nargs="?", default=".", metavar="REV", help="default: the workspace")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page as well")
+    command.add_argument("--all", action="store_true", help="every metric, not the ranking's and selection's alone")
+    about = "exit with 13 when something got worse, or also when the figures cannot tell"
+    command.add_argument("--fail-on", choices=("worse", "unclear"), help=about)
+
+
+def _compare(options: argparse.Namespace) -> None:
+    """Run compare: the text to stdout, so that CI may post it; the page to its file."""
+    from pipeline.commands import compare
+
+    found = compare.compare(options.before, options.after, everything=options.all)
+    print(compare.text(found), end="")
+    if options.html is not None:
+        compare.write_page(found, options.html)
+    if options.fail_on is not None:
+        compare.require(found, options.fail_on)
+
+
 def _add_shipping(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add what acts on finished records: release, promote, rollback, export."""
+    """Add what acts on finished records: release, promote, rollback, publish, export."""
     about = "push the verified image to a registry, with SBOM, provenance, report and signature"
     command = commands.add_parser("release", help=about, description=about)
     command.add_argument("--registry", required=True, metavar="HOST/REPOSITORY")
@@ -134,6 +194,13 @@ def _add_shipping(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
             command.add_argument("--list", action="store_true", help="show where the tag has been, and move nothing")
         command.add_argument("tag", help="such as stable")
         command.add_argument("--registry", metavar="HOST/REPOSITORY", help="default: where the last release went")
+    about = "upload an artifact to the Hub, with a model card that holds what was measured"
+    command = commands.add_parser("publish", help=about, description=about)
+    command.add_argument("name", metavar="ORG/NAME", help="made where there is none; HF_TOKEN must be allowed to")
+    command.add_argument("--artifact", metavar="NAME", help="default: the winner")
+    command.add_argument("--license", metavar="ID", help="the checkpoint's, as the Hub names it: apache-2.0")
+    command.add_argument("--private", action="store_true", help="make a new repository a private one")
+    command.add_argument("--branch", default="main", help="default: main")
     about = "copy an artifact out, for Ollama, LM Studio and LocalAI or as plain files"
     command = commands.add_parser("export", help=about, description=about)
     command.add_argument("form", choices=("ollama", "folder"))
@@ -142,13 +209,18 @@ def _add_shipping(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def _ship(options: argparse.Namespace) -> None:
-    """Run release, promote, rollback or export, and say what came of it."""
+    """Run release, promote, rollback, publish or export, and say what came of it."""
     from pipeline.commands import channel, export, release
 
     if options.command == "release":
         record = release.release(options.registry, options.tag, options.key)
         print(f"{record.registry}/{record.repository}:{record.tag} is {record.digest}")
         print(f"sent {record.bytes_sent:,} bytes of blobs; {record.bytes_skipped:,} were there")
+    elif options.command == "publish":
+        from pipeline.commands.publish import publish
+
+        licence, private, branch = options.license, options.private, options.branch
+        print(publish(options.name, options.artifact, licence=licence, private=private, branch=branch))
     elif options.command == "export":
         print(export.export(options.form, options.out, options.artifact))
     else:
@@ -167,6 +239,12 @@ def _run(options: argparse.Namespace, rest: Sequence[str]) -> None:
         from pipeline.commands.serve import serve
 
         serve(options.name, rest)
+        return
+    if command == "compare":
+        _compare(options)
+        return
+    if command == "plan":
+        _plan(options)
         return
     if command == "images":
         _images(options.job)

@@ -73,3 +73,9 @@ class RegistryError(AssayError):
     """A registry, or the way to it, did not take or give what it was asked to; or an image may not go there."""
 
     exit_code = 11
+
+
+class ComparisonError(AssayError):
+    """A comparison found what `--fail-on` names."""
+
+    exit_code = 13

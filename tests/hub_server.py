@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-LARGE_BYTES = 4096
-"""From here on a file is served as a large one: listed with its sha256, and redirected."""
+from tests import hub_uploads
+from tests.hub_uploads import LARGE_BYTES
 
 Tree = dict[str, bytes]
 
@@ -75,6 +75,10 @@ class Hub:
     faults: list[Fault] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     ranges: bool = True
+    token: str | None = None
+    """Needed to write anything, when set."""
+    uploaded: dict[str, bytes] = field(default_factory=dict)
+    """Blobs by their sha256, in a commit or not."""
     xet: bool = False
     """Offer every large file through Xet as well."""
     before: Callable[[str], None] = lambda _: None
@@ -132,21 +136,43 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._handle()
 
+    def do_POST(self) -> None:
+        self._handle()
+
+    def do_PUT(self) -> None:
+        self._handle()
+
+    def _content(self) -> bytes:
+        """Read a request's body, of a known length or in chunks."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
     def _handle(self) -> None:
         path = unquote(urlsplit(self.path).path)
         line = f"{self.command} {path}"
         host = self.headers.get("Host", "").partition(":")[0]
-        self.hub.seen.append(Seen(self.command, host, path, {k.lower(): v for k, v in self.headers.items()}))
+        seen = Seen(self.command, host, path, {k.lower(): v for k, v in self.headers.items()})
+        self.hub.seen.append(seen)
         self.hub.before(line)
+        content = self._content()
         fault = self.hub.fault(line)
         if fault is not None and fault.status is not None:
             self._send(fault.status, b'{"error": "as ordered"}', fault.headers)
+        elif self.command in ("POST", "PUT"):
+            status, reply = hub_uploads.answer(self.hub, path, seen.headers, content)
+            self._send(status, json.dumps(reply).encode())
         elif found := re.fullmatch(r"/api/(model|dataset)s/([^/]+/[^/]+)/revision/(.+)", path):
             self._listing(found[1], found[2], found[3])
         elif found := re.fullmatch(r"/cdn/([0-9a-f]{64})", path):
-            content = self.hub.blob(found[1])
-            assert content is not None
-            self._body(content, {"ETag": f'"{found[1]}"'}, fault)
+            blob = self.hub.blob(found[1])
+            assert blob is not None
+            self._body(blob, {"ETag": f'"{found[1]}"'}, fault)
         elif found := re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._resolve("dataset" if found[1] else "model", found[2], found[3], found[4], fault)
         else:

@@ -1,14 +1,14 @@
 """report/index.html: the content as a browser shows it, in one file that asks the network for nothing.
 
 Plots are drawn by Vega-Lite, which vl-convert brings as one script. The policy in the page's head lets nothing run but
-this script and page.js, by their digests, and nothing be loaded at all.
+this script, tables.js and page.js, by their digests, and nothing be loaded at all.
 """
 
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -34,17 +34,31 @@ WAITS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "end_to_end_ms":
 
 def page(selection: Selection, run: content.Run) -> str:
     """Return the whole page."""
-    sections = content.sections(selection, run)
-    data = _data(selection, run)
+    lead = f'<p id="winner">{_markup(content.sentence(selection, run.concurrency))}</p>\n{_headline(selection)}'
+    title, sections, data = run.checkpoint.source, content.sections(selection, run), _data(selection, run)
+    return _document(title, f"{title}: artifacts compared", lead, sections, data)
+
+
+def tables(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """Return a page of words and tables, as a comparison is, without what draws plots."""
+    return _document(title, title, f"<p>{_markup(lead)}</p>", sections, None)
+
+
+def _document(title: str, tab: str, lead: str, sections: Sequence[Section], data: Mapping[str, Any] | None) -> str:
+    """Return a page; `data` is for its plots, if it has any."""
     links = "".join(f'<li><a href="#{_anchor(one.title)}">{escape(one.title)}</a></li>' for one in sections)
-    body = "\n".join(_section(one, data) for one in sections)
-    style, script = (HERE / "page.css").read_text(encoding="utf-8"), (HERE / "page.js").read_text(encoding="utf-8")
-    library = _library()
+    body = "\n".join(_section(one, data or {}) for one in sections)
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    scripts = [(HERE / "tables.js").read_text(encoding="utf-8")]
+    embedded = ""
+    if data is not None:
+        embedded = f'<script type="application/json" id="data">{_embedded(data)}</script>\n'
+        scripts += [_library(), (HERE / "page.js").read_text(encoding="utf-8")]
     policy = (
-        f"default-src 'none'; script-src {_digest(library)} {_digest(script)}; style-src {_digest(style)}; "
+        f"default-src 'none'; script-src {' '.join(map(_digest, scripts))}; style-src {_digest(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    title = escape(run.checkpoint.source)
+    running = "\n".join(f"<script>{script}</script>" for script in scripts)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -52,23 +66,20 @@ def page(selection: Selection, run: content.Run) -> str:
 <meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{title}: artifacts compared</title>
+<title>{escape(tab)}</title>
 <link rel="icon" href="data:,">
 <style>{style}</style>
 </head>
 <body>
 <header>
-<h1>{title}</h1>
-<p id="winner">{_markup(content.sentence(selection, run.concurrency))}</p>
-{_headline(selection)}
+<h1>{escape(title)}</h1>
+{lead}
 </header>
 <nav aria-label="Sections"><ul>{links}</ul></nav>
 <main>
 {body}
 </main>
-<script type="application/json" id="data">{_embedded(data)}</script>
-<script>{library}</script>
-<script>{script}</script>
+{embedded}{running}
 </body>
 </html>
 """

@@ -1,0 +1,126 @@
+"""The two sides of a comparison: records of a git revision, of a DVC experiment, of a folder, or of the workspace.
+
+A revision's records are read through DVC: from git what git holds, from the cache or the remote what DVC holds. Nothing
+is checked out.
+"""
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from evals.tokens import Tokens
+from pipeline import paths
+from pipeline.errors import ParamsError, StorageError
+from pipeline.records import Latency, Record, Selection, Tasks
+
+WORKSPACE = "."
+
+Read = Callable[[Path], bytes]
+"""Returns a file's content; FileNotFoundError where there is none."""
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One run's records."""
+
+    title: str
+    """As a person calls it: "HEAD (1a2b3c4)"."""
+    selection: Selection
+    read: Read
+    missing: list[str] = field(default_factory=list)
+    """Files that were looked for and are not there."""
+
+    def tokens(self, name: str) -> Tokens | None:
+        """Return an artifact's per-token figures."""
+        content = self._content(paths.tokens(name))
+        if content is None:
+            return None
+        try:
+            return Tokens.load(BytesIO(content))
+        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise _foreign(paths.tokens(name), self.title, str(error)) from error
+
+    def tasks(self, name: str) -> Tasks | None:
+        """Return an artifact's answers."""
+        content = self._content(paths.tasks(name))
+        return None if content is None else parse(Tasks, content, paths.tasks(name), self.title)
+
+    def latency(self, name: str) -> Latency | None:
+        """Return an artifact's times."""
+        content = self._content(paths.latency(name))
+        return None if content is None else parse(Latency, content, paths.latency(name), self.title)
+
+    def _content(self, path: Path) -> bytes | None:
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            self.missing.append(path.as_posix())
+            return None
+
+
+def side(where: str) -> Side:
+    """Open a folder that holds a selection.json (`.` is the workspace), else a git revision or a DVC experiment.
+
+    ParamsError where it is none of these; StorageError where the run left no selection.json there, or where the
+    records are another version's.
+    """
+    title, read = _folder(Path(where)) if (Path(where) / paths.SELECTION).is_file() else _revision(where)
+    try:
+        content = read(paths.SELECTION)
+    except FileNotFoundError as error:
+        raise StorageError(
+            f"{title} holds no {paths.SELECTION}: nothing was finished there, or it was not committed. Run `dvc repro` "
+            f"there, and commit {paths.SELECTION}, {paths.METRICS} and {paths.REPORT} with dvc.lock"
+        ) from error
+    return Side(title=title, selection=parse(Selection, content, paths.SELECTION, title), read=read)
+
+
+def parse(kind: type[R], content: bytes, path: Path, title: str) -> R:
+    """Read a record; StorageError says which keys this version does not know or misses."""
+    try:
+        return kind.model_validate_json(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise _foreign(path, title, "; ".join(problems[:3]) + more) from error
+
+
+def _foreign(path: Path, title: str, reason: str) -> StorageError:
+    return StorageError(
+        f"{path} of {title} was written by another version of Assay, whose records this one does not read ({reason}). "
+        "Run `dvc repro` there with this version, or compare with the version that wrote it"
+    )
+
+
+def _folder(folder: Path) -> tuple[str, Read]:
+    title = "the workspace" if folder.resolve() == Path.cwd() else str(folder)
+    return title, lambda path: (folder / path).read_bytes()
+
+
+def _revision(revision: str) -> tuple[str, Read]:
+    if revision == WORKSPACE:
+        return "the workspace", lambda path: path.read_bytes()
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+
+    files = DVCFileSystem(rev=revision)
+    try:
+        commit = str(files.repo.get_rev())[:7]
+    except DvcException as error:
+        raise ParamsError(
+            f"{revision}: {error}; it is no git revision, no DVC experiment, and no folder with a {paths.SELECTION}"
+        ) from error
+    title = revision if revision.startswith(commit) else f"{revision} ({commit})"
+
+    def read(path: Path) -> bytes:
+        with files.open(path.as_posix(), "rb") as stream:
+            return bytes(stream.read())
+
+    return title, read

@@ -26,9 +26,9 @@ def build(name: str, builder: Builder, bases: Bases) -> Path:
 
     def fill(folder: Path) -> None:
         with TemporaryDirectory(dir=folder) as scratch:
-            context = Path(scratch) / "context"
-            _context(name, context)
-            builder.build(context, bases, Path(scratch) / "built")
+            target = Path(scratch) / "context"
+            context(name, target)
+            builder.build(target, bases, Path(scratch) / "built")
             layout = _tidied(oci.Layout.open(Path(scratch) / "built"), folder / "layout", bases.runtime)
         Engine(
             name=name,
@@ -54,16 +54,16 @@ def _inputs(name: str, bases: Bases) -> dict[str, str]:
     return found
 
 
-def _context(name: str, context: Path) -> None:
+def context(name: str, into: Path) -> None:
     """Gather what the Containerfile copies: nothing is downloaded while it is built."""
     room = ROOT / "containers" / name
-    shutil.copytree(room, context, ignore=shutil.ignore_patterns("__pycache__"))
-    (context / "wheelhouse").mkdir()
+    shutil.copytree(room, into, ignore=shutil.ignore_patterns("__pycache__"))
+    (into / "wheelhouse").mkdir()
     for requirements in wheels.files(room):
         for wheel in wheels.house(requirements).iterdir():
-            shutil.copy2(wheel, context / "wheelhouse" / wheel.name)
+            shutil.copy2(wheel, into / "wheelhouse" / wheel.name)
     if name == "llama_cpp":
-        llama_cpp.fetch_source(context / "source.tar.gz")
+        llama_cpp.fetch_source(into / "source.tar.gz")
 
 
 def _tidied(built: oci.Layout, into: Path, base: Base) -> oci.Layout:

@@ -68,6 +68,20 @@ class VllmEngine(CompletionsEngine):
             tokens.append(Token(id_, piece(id_), logprobs[id_], _likeliest(logprobs, candidates, loaded)))
         return tokens
 
+    def arguments(self, socket: Path, dtype: str, context_tokens: int) -> list[str]:
+        """Return the command line behind `vllm serve FOLDER`. No secret is on it: the socket's folder is ours alone."""
+        quantization = QUANTIZATIONS.get(self._backend)
+        return [
+            *("--uds", str(socket), "--served-model-name", "artifact", "--dtype", dtype),
+            *(("--quantization", quantization) if quantization else ()),
+            *("--tensor-parallel-size", str(self._placement.tensor_parallel)),
+            *("--gpu-memory-utilization", f"{self._placement.gpu_memory_fraction:g}"),
+            *("--max-model-len", str(context_tokens), "--max-num-seqs", str(self._slots)),
+            # Whatever ends all processes at once must not cut off what the gateway lets end.
+            *("--shutdown-timeout", str(math.ceil(self._drain_seconds))),
+            *OPTIONS,
+        ]
+
     async def _launch(self, loaded: Loaded) -> str:
         wanted = self._placement.tensor_parallel
         if wanted > self._gpus:
@@ -75,18 +89,7 @@ class VllmEngine(CompletionsEngine):
         found = await program.find()
 
         def command(socket: Path) -> list[str | Path]:
-            return [
-                *(found, "serve", self._artifact),
-                *arguments(
-                    socket,
-                    QUANTIZATIONS.get(self._backend),
-                    loaded.dtype,
-                    placement=self._placement,
-                    slots=self._slots,
-                    context_tokens=loaded.context_tokens,
-                    drain_seconds=self._drain_seconds,
-                ),
-            ]
+            return [found, "serve", self._artifact, *self.arguments(socket, loaded.dtype, loaded.context_tokens)]
 
         await self._server.start(command, environment(os.environ), family=True)
         version = str((await self._server.get("/version"))["version"])
@@ -118,29 +121,6 @@ class VllmEngine(CompletionsEngine):
         found = choice["logprobs"]
         top = {_id(token): logprob for token, logprob in found["top_logprobs"][place].items()}
         return float(found["token_logprobs"][place]), _likeliest(top, count, loaded)
-
-
-def arguments(
-    socket: Path,
-    quantization: str | None,
-    dtype: str,
-    *,
-    placement: Placement,
-    slots: int,
-    context_tokens: int,
-    drain_seconds: float,
-) -> list[str]:
-    """Return the command line behind `vllm serve FOLDER`. No secret is on it: the socket is in a folder of ours."""
-    return [
-        *("--uds", str(socket), "--served-model-name", "artifact", "--dtype", dtype),
-        *(("--quantization", quantization) if quantization else ()),
-        *("--tensor-parallel-size", str(placement.tensor_parallel)),
-        *("--gpu-memory-utilization", f"{placement.gpu_memory_fraction:g}"),
-        *("--max-model-len", str(context_tokens), "--max-num-seqs", str(slots)),
-        # Whatever ends all processes at once must not cut off what the gateway lets end.
-        *("--shutdown-timeout", str(math.ceil(drain_seconds))),
-        *OPTIONS,
-    ]
 
 
 def environment(outer: Mapping[str, str]) -> dict[str, str]:

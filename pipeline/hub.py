@@ -168,6 +168,35 @@ def download(source: Snapshot, file: RemoteFile, on_bytes: OnBytes = lambda _: N
     return path
 
 
+def part(source: Snapshot, file: RemoteFile, begin: int, end: int) -> bytes:
+    """Return some of a file's bytes, `end` not among them, and nothing more of it; from the cache where it is there."""
+    pointer = source.folder / file.path
+    if pointer.is_file():
+        with pointer.open("rb") as stream:
+            stream.seek(begin)
+            return stream.read(end - begin)
+    address = {"repo_type": source.repository.kind, "revision": source.commit, "endpoint": constants.ENDPOINT}
+    url = hf_hub_url(source.repository.name, file.path, **address)
+    request = Request(source.repository, source.commit, file.path)
+    return persist(request, lambda: _range(url, begin, end, str(request)))
+
+
+def _range(url: str, begin: int, end: int, where: str) -> bytes:
+    """Fetch some of a file's bytes, `end` not among them; refuse a server that would send the whole file instead."""
+    headers = {**build_hf_headers(), "Accept-Encoding": "identity", "Range": f"bytes={begin}-{end - 1}"}
+    with get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+        hf_raise_for_status(response)
+        if response.status_code != 206:
+            raise HubError(
+                f"{where}: the server knows no ranges, and its header cannot be read without the whole file; "
+                "download the repository and name its folder"
+            )
+        found: bytes = response.read()
+    if len(found) != end - begin:
+        raise HubError(f"{where}: {len(found)} bytes came for a range of {end - begin}; look at HF_ENDPOINT's server")
+    return found
+
+
 def forget(pointer: Path) -> None:
     """Drop a damaged file from the cache, so that the next run downloads it anew."""
     if pointer.is_symlink():

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from evals.runner import Runner
 from pipeline.compute import Compute
 from pipeline.records import Gpu, Message
+from pipeline.sizing.estimate import Estimate, Load
+from pipeline.sizing.model import Model
 
 Render = Callable[[Sequence[Message], bool], list[int]]
 """Messages, and whether to open the assistant's turn, to the ids that a model is fed."""
@@ -108,6 +110,13 @@ class Recipe(Protocol):
 
     def requirements(self) -> list[Missing]:
         """List the software this machine lacks to build and open such an artifact; empty means ready."""
+        ...
+
+    def estimate(self, model: Model, load: Load) -> Estimate:
+        """Compute what such an artifact takes on disk, in memory and while it is built, from config.json and shapes.
+
+        In milliseconds, and by the same rules for stored bits that `inspect` expects of what was built.
+        """
         ...
 
     def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:

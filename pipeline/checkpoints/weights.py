@@ -24,6 +24,9 @@ from pipeline.errors import CheckpointError
 BLOCK_BYTES = 16 * 2**20
 """Read and looked at in one go; a multiple of every dtype's width."""
 
+LENGTH_BYTES = 8
+"""Before the header, for its length."""
+
 LARGEST_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
@@ -76,21 +79,33 @@ def read_header(path: Path, source: str) -> tuple[Entry, ...]:
     where = f"{source}: {path.name}"
     size = path.stat().st_size
     with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, LARGEST_HEADER_BYTES):
-            raise CheckpointError(
-                f"{where}: its first bytes promise a header of {length} bytes, the file has {size}; it is truncated or "
-                "no safetensors file: download it again"
-            )
+        length = header_bytes(stream.read(LENGTH_BYTES), size, where)
         raw = stream.read(length)
+    return entries(raw, size, where)
+
+
+def header_bytes(first: bytes, size: int, where: str) -> int:
+    """Return the length of the header that a file of `size` bytes promises in its first LENGTH_BYTES."""
+    length = int.from_bytes(first[:LENGTH_BYTES], "little")
+    if size < LENGTH_BYTES or length > min(size - LENGTH_BYTES, LARGEST_HEADER_BYTES):
+        raise CheckpointError(
+            f"{where}: its first bytes promise a header of {length} bytes, the file has {size}; it is truncated or "
+            "no safetensors file: download it again"
+        )
+    return length
+
+
+def entries(raw: bytes, size: int, where: str) -> tuple[Entry, ...]:
+    """Return the tensors that a header describes, checked against the size of its file."""
+    base = LENGTH_BYTES + len(raw)
     try:
         header = json.loads(raw, object_pairs_hook=_without_duplicates)
-        entries = tuple(_entry(name, value, 8 + length) for name, value in header.items() if name != "__metadata__")
+        found = [_entry(name, value, base) for name, value in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{where}: its header is damaged ({error}); download it again") from error
-    entries = tuple(sorted(entries, key=lambda entry: (entry.begin, entry.end)))
-    expected = 8 + length
-    for entry in entries:
+    found.sort(key=lambda entry: (entry.begin, entry.end))
+    expected = base
+    for entry in found:
         if entry.begin != expected:
             raise CheckpointError(
                 f"{where}: tensor {entry.name} begins at byte {entry.begin}, expected {expected}; the header is "
@@ -101,7 +116,7 @@ def read_header(path: Path, source: str) -> tuple[Entry, ...]:
         raise CheckpointError(
             f"{where}: has {size} bytes, its header describes {expected}; it is truncated or damaged: download it again"
         )
-    return entries
+    return tuple(found)
 
 
 def _entry(name: str, value: Mapping[str, Any], base: int) -> Entry:

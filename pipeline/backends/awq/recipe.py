@@ -11,6 +11,8 @@ from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.compute import Compute
 from pipeline.records import Gpu, Record
+from pipeline.sizing.estimate import Estimate, Load
+from pipeline.sizing.model import Model
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "granite", "smollm3"})
 """Families whose norms directly precede the linear layers that their names say. GPTQModel folds the scales into
@@ -54,6 +56,14 @@ class Awq(Record):
         from pipeline.backends.common import gptqmodel
 
         return gptqmodel.requirements(("gptqmodel", "accelerate"))
+
+    def estimate(self, model: Model, load: Load) -> Estimate:
+        """See Recipe.estimate."""
+        from pipeline.backends.common import packed_sizes
+
+        return packed_sizes.estimate(
+            model, load, method="awq", width=self.bits, group_size=self.group_size, index=False
+        )
 
     def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """See Recipe.build."""

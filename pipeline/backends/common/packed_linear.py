@@ -1,9 +1,9 @@
 """Reading back and running what GPTQModel wrote: packed integers and scales in place of each linear layer's weight."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,12 +12,12 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from evals.runner import Runner
-from pipeline.backends.common import device, hf_tokenizer, stored
+from pipeline.backends.common import device, hf_tokenizer, packed_sizes, stored
 from pipeline.backends.common.causal_lm import CausalLMRunner, quiet
 from pipeline.backends.contract import Contents, Tensor
-from pipeline.checkpoints.weights import Entry
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
+from pipeline.sizing import read
 
 PACKED = ("qweight", "qzeros")
 
@@ -30,34 +30,16 @@ def inspect(
     artifact: Path, checkpoint: Path, *, bits: int, group_size: int, symmetric: bool, index: bool
 ) -> Iterator[Contents]:
     """Open an artifact for the structural checks; `index` says whether each input column's group is stored (GPTQ)."""
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
-    # A tied head that the checkpoint stores all the same is written back once, as the embedding.
-    dropped = {"lm_head.weight"} if config.get("tie_word_embeddings") else set()
-    originals = list(stored.tensors(checkpoint))
-    parameters = sum(tensor.parameters for tensor in originals)
-    kept = [tensor for tensor in originals if tensor.name not in dropped]
-    expected = _expected_bits(kept, bits=bits, group_size=group_size, index=index) / parameters
+    model = read.folder(checkpoint)
+    kept = [weight for weight in model.weights if not packed_sizes.dropped(weight, model)]
+    bits_of = partial(packed_sizes.bits, bits=bits, group_size=group_size, index=index)
+    expected = sum(map(bits_of, kept)) / model.parameters
     yield Contents(
         tensors=_tensors(artifact, symmetric=symmetric),
-        bits_per_weight=8 * sum(tensor.bytes for tensor in stored.tensors(artifact)) / parameters,
+        bits_per_weight=8 * sum(tensor.bytes for tensor in stored.tensors(artifact)) / model.parameters,
         expected_bits_per_weight=(expected * (1 - SLACK), expected * (1 + SLACK)),
         tokenizer=hf_tokenizer.describe(artifact),
     )
-
-
-def _expected_bits(originals: list[Entry], *, bits: int, group_size: int, index: bool) -> float:
-    """Add up what the format takes for these shapes if every matrix of every layer is quantized."""
-    total = 0.0
-    for tensor in originals:
-        if not stored.is_layer_matrix(tensor):
-            total += min(16 * tensor.parameters, 8 * tensor.bytes)
-            continue
-        columns = tensor.shape[-1]
-        rows = tensor.parameters // columns
-        groups = columns // group_size if group_size > 0 else 1
-        # Per weight its integer; per group and row a float16 scale and a zero point; per column its group.
-        total += rows * columns * bits + rows * groups * (16 + bits) + (32 * columns if index else 0)
-    return total
 
 
 def _tensors(artifact: Path, *, symmetric: bool) -> Iterator[Tensor]:

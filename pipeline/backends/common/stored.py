@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.checkpoints.weights import Entry, read_header
+from pipeline.sizing.model import Weight
 
 ROUTER = re.compile(r"(^|\.)(gate|router|shared_expert_gate)(\.\w+)?\.weight$")
 """What chooses the experts: a few rows whose rounding would send tokens to other experts; quantizers leave it alone."""
@@ -21,7 +22,7 @@ def files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def is_layer_matrix(tensor: Entry) -> bool:
+def is_layer_matrix(tensor: Entry | Weight) -> bool:
     """Tell whether quantizers quantize it: a weight matrix inside a numbered layer, not embeddings or head."""
     return (
         len(tensor.shape) >= 2

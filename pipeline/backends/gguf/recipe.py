@@ -15,6 +15,8 @@ from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.records import Gpu, Record
+from pipeline.sizing.estimate import Estimate, Load
+from pipeline.sizing.model import Model
 from pipeline.toolchains import llama_cpp
 
 Quantization = Literal[
@@ -95,6 +97,12 @@ class Gguf(Record):
             if importlib.util.find_spec(module) is None:
                 missing.append(Missing(what=f"{package} cannot be imported", remedy="make setup"))
         return missing
+
+    def estimate(self, model: Model, load: Load) -> Estimate:
+        """See Recipe.estimate."""
+        from pipeline.backends.gguf import sizes
+
+        return sizes.estimate(self, model, load)
 
     def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """See Recipe.build."""

@@ -11,6 +11,8 @@ from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.compute import Compute
 from pipeline.records import Gpu, Record
+from pipeline.sizing.estimate import Estimate, Load
+from pipeline.sizing.model import Model
 
 REFUSED: Mapping[str, str] = {
     "phi3": "GPTQModel splits the joined gate_up_proj of phi3, and no other library loads the halves",
@@ -56,6 +58,14 @@ class Gptq(Record):
         from pipeline.backends.common import gptqmodel
 
         return gptqmodel.requirements(("gptqmodel", "optimum"))
+
+    def estimate(self, model: Model, load: Load) -> Estimate:
+        """See Recipe.estimate."""
+        from pipeline.backends.common import packed_sizes
+
+        return packed_sizes.estimate(
+            model, load, method="gptq", width=self.bits, group_size=self.group_size, index=True
+        )
 
     def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """See Recipe.build."""

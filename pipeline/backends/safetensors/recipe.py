@@ -11,6 +11,8 @@ from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.compute import Compute
 from pipeline.records import Gpu, Record
+from pipeline.sizing.estimate import Estimate, Load
+from pipeline.sizing.model import Model
 
 
 class Safetensors(Record):
@@ -38,6 +40,12 @@ class Safetensors(Record):
     def requirements(self) -> list[Missing]:
         """See Recipe.requirements: nothing beside what Assay itself needs."""
         return []
+
+    def estimate(self, model: Model, load: Load) -> Estimate:
+        """See Recipe.estimate."""
+        from pipeline.backends.safetensors import sizes
+
+        return sizes.estimate(model, load)
 
     def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """See Recipe.build."""

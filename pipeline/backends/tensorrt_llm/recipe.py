@@ -13,6 +13,8 @@ from pipeline.backends.tensorrt_llm import support
 from pipeline.backends.tensorrt_llm.support import KvCache, Mode, Quantization
 from pipeline.compute import Compute
 from pipeline.records import Gpu, Record
+from pipeline.sizing.estimate import Estimate, Load
+from pipeline.sizing.model import Model
 
 
 class TensorRtLlm(Record):
@@ -130,6 +132,12 @@ class TensorRtLlm(Record):
         from pipeline.backends.tensorrt_llm import place
 
         return place.missing()
+
+    def estimate(self, model: Model, load: Load) -> Estimate:
+        """See Recipe.estimate."""
+        from pipeline.backends.tensorrt_llm import sizes
+
+        return sizes.estimate(self, model, load)
 
     def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
         """See Recipe.build. An engine's bytes differ from build to build: TensorRT times kernels to choose them."""

@@ -10,21 +10,14 @@ import numpy.typing as npt
 
 from pipeline.backends.common import stored
 from pipeline.backends.contract import Tensor
+from pipeline.backends.tensorrt_llm import sizes
 from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+from pipeline.sizing import read
 
 PIECE_BYTES = 64 * 2**20
 """Of an engine's file that are looked at: nothing of its layout is documented, but a file of one value is broken."""
 
-WEIGHT_BITS = {"bf16": 16, "fp8": 8, "int8_wo": 8, "int4_wo": 4, "int4_awq": 4, "w4a16_gptq": 4}
-GROUPED = ("int4_awq", "w4a16_gptq")
-
 DISGUISED = re.compile(r"\.layers\.\d+\.(attention|mlp)\..*\.weight$")
-
-SCALE_BITS = 32
-"""Of each group, at most: a scale, and a zero point as a number of the same type."""
-
-PLAN_BYTES = 64 * 2**20
-"""Of an engine beside its weights: kernels and tables, which do not grow with the model."""
 
 
 def save(path: Path, ids: npt.NDArray[np.int32]) -> None:
@@ -37,7 +30,7 @@ def stored_tensors(recipe: TensorRtLlm, folder: Path) -> Iterator[Tensor]:
     import torch
     from safetensors import safe_open
 
-    disguised = DISGUISED if recipe.mode == "engine" and recipe.quantization in GROUPED else None
+    disguised = DISGUISED if recipe.mode == "engine" and recipe.quantization in sizes.GROUPED else None
 
     for path in stored.files(folder):
         with safe_open(path, framework="pt") as file:
@@ -63,14 +56,9 @@ def expected_bits(recipe: TensorRtLlm, checkpoint: Path) -> tuple[float, float]:
     At most: an embedding and a head of their own although the checkpoint ties them, and, for an engine, what else is in
     it. At least: the weights alone.
     """
-    originals = list(stored.tensors(checkpoint))
-    parameters = sum(tensor.parameters for tensor in originals)
-    layers = sum(tensor.parameters for tensor in originals if stored.is_layer_matrix(tensor))
-    embedding = max((tensor.parameters for tensor in originals if "embed" in tensor.name), default=0)
-    bits = WEIGHT_BITS[recipe.quantization]
-    least = layers * bits + 16 * (parameters - layers)
-    group = recipe.group_size if recipe.quantization in GROUPED else 256
-    most = least + layers * SCALE_BITS / group + 16 * embedding
+    model = read.folder(checkpoint)
+    parameters = model.parameters
+    least, most = map(sum, zip(*(sizes.bits(recipe, weight) for weight in model.weights), strict=True))
     if recipe.mode == "engine":
-        most += 8 * PLAN_BYTES * recipe.tensor_parallel
+        most += 8 * sizes.PLAN_BYTES * recipe.tensor_parallel
     return 0.98 * least / parameters, 1.1 * most / parameters

@@ -26,6 +26,7 @@ METRICS = (
     "ttft_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "served_output_tokens_per_second",
     "served_requests_per_second", "served_goodput_requests_per_second", "served_load_seconds", "served_peak_rss_bytes",
     "served_peak_gpu_bytes",
+    "price_per_million_tokens", "break_even_tokens_per_month",
     *(f"served_{kind}_seconds_{name}" for kind in ("ttft", "tpot", "itl", "end_to_end") for name in QUANTILES),
 )  # fmt: skip
 """What an artifact can be chosen by, beside `accuracy.TASK` and `flips.TASK`; stages/selection.py says where each value
@@ -162,6 +163,17 @@ class SelectionParams(Record):
     """Streams at which the served metrics count: one of serving.concurrency."""
 
 
+class CostParams(Record):
+    """What a token's price is computed from."""
+
+    price_per_hour: float | None = Field(default=None, gt=0)
+    """In US dollars, of the whole machine; None is that of its GPUs in pipeline/hardware.toml, if they are there."""
+    api_price_per_million_tokens: float | None = Field(default=None, gt=0)
+    """What an API asks for output tokens: gives the volume from which one's own machine is cheaper."""
+    hours_per_month: float = Field(default=730, gt=0, le=744)
+    """That the machine is paid for."""
+
+
 class ImageParams(Record):
     """The image that serves the winner."""
 
@@ -194,6 +206,9 @@ class Params(Record):
     """CPU threads of every runtime; None is every core this process may use."""
     selection: SelectionParams
     image: ImageParams
+    cost: CostParams = CostParams()
+    force: bool = False
+    """Build even what is predicted not to fit this machine's memory or disk; ASSAY_FORCE=1 says the same."""
 
     @model_validator(mode="after")
     def _sources(self) -> "Params":
@@ -213,6 +228,13 @@ class Params(Record):
         levels, wanted = self.serving.concurrency, self.selection.concurrency
         if wanted not in levels:
             raise ValueError(f"selection.concurrency: {wanted} is none of serving.concurrency: {list(levels)}")
+        return self
+
+    @model_validator(mode="after")
+    def _compared(self) -> "Params":
+        chosen_by = {self.selection.objective.metric, *self.selection.constraints}
+        if "break_even_tokens_per_month" in chosen_by and self.cost.api_price_per_million_tokens is None:
+            raise ValueError("selection: break_even_tokens_per_month needs cost.api_price_per_million_tokens")
         return self
 
     def compute(self) -> Compute:
@@ -263,7 +285,7 @@ def _explain(problem: Mapping[str, Any]) -> str:
 def _known_keys() -> set[str]:
     """Every key that some part of params.yaml knows."""
     models: list[type[BaseModel]] = [Params, CheckpointParams, TextParams, CorpusParams, GreedyParams, LatencyParams]
-    models += [ServingParams, SloParams, TasksParams, SelectionParams, ImageParams, Objective, Bound]
+    models += [ServingParams, SloParams, TasksParams, SelectionParams, ImageParams, CostParams, Objective, Bound]
     models += get_args(get_args(AnyRecipe)[0])
     return {field.alias or name for model in models for name, field in model.model_fields.items()}
 

@@ -207,9 +207,12 @@ class Predicted(Record):
     bytes: int | None = None
     """All files together."""
     serving_bytes: int | None = None
-    """Memory of gateway and engine at the context and the streams of params.serving: as Served.peak_rss_bytes."""
+    """Main memory of gateway and engine under the load of params.serving: as Served.peak_rss_bytes. None on GPUs."""
+    serving_gpu_bytes: int | None = None
+    """Of all GPUs together: as Served.peak_gpu_bytes. None without."""
     build_bytes: int | None = None
-    """Peak memory of the build's largest process: as Build.peak_rss_bytes."""
+    """Peak memory of the build's largest process, nothing being left of a sibling's build: at most as
+    Build.peak_rss_bytes."""
 
 
 class Build(Record):

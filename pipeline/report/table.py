@@ -191,7 +191,7 @@ def unit(metric: str) -> str:
     """Name what the sample of a metric is counted in."""
     if metric.startswith("greedy"):
         return "prompts"
-    if metric.startswith("served"):
+    if metric.startswith(("served", "price", "break_even")):
         return "requests"
     return "documents" if "." in metric else "windows"
 

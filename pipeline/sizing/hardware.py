@@ -133,15 +133,21 @@ def find(name: str, gpus: bool = True) -> Hardware:
     raise ParamsError(f"--hardware: {name!r} is not in {TABLE.name}; {hint}")
 
 
-def detect(folder: Path = Path(), *, gpus: bool = True) -> Hardware:
-    """Describe this machine: memory that this process may use, free disk, GPUs by the table, bandwidth measured."""
+def detect(folder: Path = Path(), *, gpus: bool = True, measure: bool = True) -> Hardware:
+    """Describe this machine: memory that this process may use, free disk, GPUs and their bandwidth by the table.
+
+    The bandwidth of main memory is measured, which takes a moment and `measure` may leave out.
+    """
     memory, disk = memory_bytes(), shutil.disk_usage(folder).free
     found = machine.gpus() if gpus else ()
     if not found:
-        source = f"bandwidth measured: {machine.usable_cores()} threads of numpy reading {PROBE_SECONDS} s"
-        bandwidth = read_bandwidth()
         return Hardware(
-            name=DETECT, kind="cpu", memory_bytes=memory, bandwidth=bandwidth, source=source, disk_bytes=disk
+            name=DETECT,
+            kind="cpu",
+            memory_bytes=memory,
+            bandwidth=read_bandwidth() if measure else None,
+            source=f"bandwidth measured: {machine.usable_cores()} threads of numpy reading for {PROBE_SECONDS} s",
+            disk_bytes=disk,
         )
     known = by_gpu(found[0].name)
     return Hardware(

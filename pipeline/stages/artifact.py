@@ -13,14 +13,14 @@ from pipeline.checkpoints import link
 from pipeline.errors import BuildError, RequirementError
 from pipeline.params import Params
 from pipeline.records import FILE, Artifact, Build, Checkpoint, Vocabulary
-from pipeline.stages import hardware
+from pipeline.stages import hardware, prediction
 
 
 def artifact(params: Params, name: str) -> None:
     """Fill artifacts/<name>/ and write measurements/build/<name>.json.
 
     An artifact that cannot exist for this checkpoint, or lacks hardware, gets a record that says why; one that this
-    machine lacks the tools for, or whose build goes wrong, is an error.
+    machine lacks the tools or the room for, or whose build goes wrong, is an error.
     """
     recipe = params.artifacts[name]
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
@@ -38,6 +38,9 @@ def artifact(params: Params, name: str) -> None:
     reason = _obstacle(recipe, source, folder) or hardware.lacking(name)
     if reason is None:
         _require(recipe, name)
+    foretold = None if reason else prediction.predict(params, recipe, original)
+    if foretold is not None:
+        prediction.require_room(params, name, foretold)
     compute = None if reason else params.compute()
     start = time.perf_counter()
     on_gpu = compute is not None and compute.device == "cuda"
@@ -56,6 +59,7 @@ def artifact(params: Params, name: str) -> None:
         peak_gpu_bytes=gpu.bytes,
         tools=record.tools,
         notes=record.notes,
+        predicted=prediction.record(foretold) if foretold else None,
     ).save(paths.build(name))
 
 

@@ -13,6 +13,7 @@ from pipeline.records import (
     Build,
     Checkpoint,
     Corpus,
+    Cost,
     Gate,
     Latency,
     Machine,
@@ -24,6 +25,7 @@ from pipeline.records import (
     Tasks,
 )
 from pipeline.report import content, table, write
+from pipeline.stages import cost
 
 Measured = tuple[Quality, Latency, Tasks]
 
@@ -41,7 +43,9 @@ def selection(params: Params) -> None:
         )
         for name in sorted(params.artifacts)
     }
-    result = select(params.selection, list(measured.values()))
+    here = Machine.load(paths.MACHINE)
+    price = cost.cost(params.cost, here, params.selection)
+    result = select(params.selection, list(measured.values()), price)
     result.save(paths.SELECTION)
     figures = {
         one.name: {metric: _figure(value) for metric, value in one.metrics.items()}
@@ -52,7 +56,7 @@ def selection(params: Params) -> None:
         checkpoint=Checkpoint.load(paths.CHECKPOINT / FILE),
         corpus=Corpus.load(paths.CORPUS / FILE),
         reference=Reference.load(paths.REFERENCE / FILE),
-        machine=Machine.load(paths.MACHINE),
+        machine=here,
         recipes={name: recipe.model_dump() for name, recipe in params.artifacts.items()},
         builds={name: Build.load(paths.build(name)) for name in measured},
         quality={name: quality for name, (quality, _, _) in measured.items()},
@@ -69,12 +73,12 @@ def selection(params: Params) -> None:
         raise SelectionError(_nearest_miss(result))
 
 
-def select(wanted: SelectionParams, measured: list[Measured]) -> Selection:
+def select(wanted: SelectionParams, measured: list[Measured], price: Cost | None = None) -> Selection:
     """Rank the artifacts: first those that pass, then those that do not, each by the objective, then the unavailable.
 
     A metric that was not measured passes no gate and loses every comparison. Ties go by name.
     """
-    standings = [_standing(wanted, *one) for one in measured]
+    standings = [_standing(wanted, price, *one) for one in measured]
     available = [one for one in standings if not one.unavailable]
     front = [one.name for one in available if not any(_dominates(other, one) for other in standings if other != one)]
     sign = 1 if wanted.objective.direction == "minimize" else -1
@@ -93,10 +97,13 @@ def select(wanted: SelectionParams, measured: list[Measured]) -> Selection:
         winner=ranking[0].name if ranking and ranking[0].rank else None,
         ranking=tuple(ranking),
         pareto_front=tuple(sorted(front)),
+        cost=price,
     )
 
 
-def metrics(quality: Quality, latency: Latency, tasks: Tasks, concurrency: int) -> dict[str, Estimate | None]:
+def metrics(
+    quality: Quality, latency: Latency, tasks: Tasks, concurrency: int, price: Cost | None = None
+) -> dict[str, Estimate | None]:
     """Collect everything that an artifact can be chosen by, as served to so many streams; None if not measured."""
     perplexity, divergence, greedy = quality.perplexity, quality.divergence, quality.greedy
     peaks = [peak for peak in (quality.peak_rss_bytes, latency.peak_rss_bytes) if peak is not None]
@@ -130,6 +137,7 @@ def metrics(quality: Quality, latency: Latency, tasks: Tasks, concurrency: int) 
         "decode_tokens_per_second": decode,
         **_served(latency.served, concurrency),
     }
+    found |= cost.metrics(price, found["served_output_tokens_per_second"])
     for name, task in tasks.tasks.items():
         found |= {f"accuracy.{name}": task.accuracy, f"flips.{name}": task.flips}
     return found
@@ -185,8 +193,10 @@ def floors(params: Params) -> dict[str, str | None]:
     return {name: exact.get(recipe.backend) for name, recipe in params.artifacts.items()}
 
 
-def _standing(wanted: SelectionParams, quality: Quality, latency: Latency, tasks: Tasks) -> Standing:
-    found = metrics(quality, latency, tasks, wanted.concurrency)
+def _standing(
+    wanted: SelectionParams, price: Cost | None, quality: Quality, latency: Latency, tasks: Tasks
+) -> Standing:
+    found = metrics(quality, latency, tasks, wanted.concurrency, price)
     return Standing(
         name=quality.name,
         rank=None,
@@ -208,7 +218,7 @@ def _gates(
             sample = tasks.tasks[task].documents
         elif kind.startswith("greedy") and quality.greedy:
             sample = quality.greedy.prompts
-        elif kind.startswith("served") and level:
+        elif kind.startswith(("served", "price", "break_even")) and level:
             sample = len(level.exchanges)
         for relation in ("at_most", "at_least"):
             limit = getattr(bound, relation)

@@ -23,7 +23,7 @@ FEED_TOKENS = 256
 BUILDER_BYTES = 470_000_000
 """The model builder's interpreter with torch and transformers."""
 
-COPIES = {"fp32": 2.0, "int8": 2.0, "int4": 2.4}
+COPIES = {"fp32": 1.1, "int8": 2.0, "int4": 2.4}
 """Of all weights in float32 that the builder has in memory at its peak; k_quant's search takes more than rounding."""
 
 

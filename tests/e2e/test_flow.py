@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,83 +12,27 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.records import Verification
+from tests.e2e.workspace import Workspace, made
 
-ROOT = Path(__file__).parents[2]
 ARTIFACTS = ("gguf-f16", "gguf-q8_0", "gguf-q2_k", "gptq-int4", "awq-int4", "onnx-fp32", "onnx-int4")
-FILES = (
-    *("pipeline", "evals", "containers", "models", "dvc.yaml", "constraints.txt"),
-    *(".dvcignore", ".dvc/config", ".gitignore"),
-)
+GATED = "trtllm-fp8"
+"""Of the profile for GPUs, which the machine that runs this test need not have."""
 MOST_RSS_BYTES = 300 * 10**6
 """What llama-server and the gateway need for a model of this size, and no runtime of Python's does."""
 IMAGE = {"engine", "image", "verification"}
 """Stages whose outputs are too large to be kept twice: a clone makes them again, to the same digest."""
 
 
-class Workspace:
-    """A repository of its own, made from this one's files, with small params."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
-        if check and done.returncode != 0:
-            pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-        return done
-
-    @property
-    def env(self) -> dict[str, str]:
-        # The stages say `python`; it must be the one that runs this test.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder)}
-
-    def repro(self, *arguments: str) -> list[str]:
-        """Run `dvc repro` and return the stages that ran, `inputs` left out: it always runs."""
-        output = self.run("dvc", "repro", *arguments).stdout
-        lines = [line for line in output.splitlines() if line.startswith("Running stage '")]
-        return [stage for line in lines if (stage := line.split("'")[1]) != "inputs"]
-
-    def read(self, path: str) -> dict[str, object]:
-        loaded: dict[str, object] = json.loads((self.folder / path).read_text())
-        return loaded
-
-    @property
-    def green(self) -> bool:
-        return Verification.load(self.folder / "verification.json").green
-
-    def commit(self, message: str) -> None:
-        self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", message)
-
-
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     folder = tmp_path_factory.mktemp("flow")
-    for name in FILES:
-        source, target = ROOT / name, folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, target)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    params["artifacts"] = {name: params["artifacts"][name] for name in ARTIFACTS}
-    params["corpus"]["calibration"]["windows"] = 24
-    params["corpus"]["evaluation"]["windows"] = 12
-    params["tasks"]["limit"] = 40
-    params["latency"] |= {"prompt_tokens": 64, "output_tokens": 16}
-    params["serving"] |= {"concurrency": [2], "requests": 6, "prompt_tokens": 32, "output_tokens": 8}
-    params["selection"]["concurrency"] = 2
-    params["selection"]["objective"] = {"metric": "bytes", "direction": "minimize"}
+    workspace = made(folder, (*ARTIFACTS, GATED), profile="nvidia")
+    workspace.environment["ASSAY_GPUS"] = "none"
     limits = {"perplexity_ratio": {"at_most": 1.005}, "served_peak_rss_bytes": {"at_most": MOST_RSS_BYTES}}
-    params["selection"]["constraints"] = limits
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-    made = Workspace(folder)
-    made.run("git", "init", "-q")
-    made.commit("start")
-    yield made
+    objective = {"metric": "bytes", "direction": "minimize"}
+    workspace.params(selection={"objective": objective, "constraints": limits, "concurrency": 2})
+    workspace.commit("what the winner must be")
+    yield workspace
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -147,6 +90,15 @@ def test_every_artifact_is_built_measured_and_ranked(finished: Workspace) -> Non
         assert [one["completion_tokens"] for one in level["exchanges"]] == [8] * 12
     report = (finished.folder / "report/report.md").read_text()
     assert all(f"| {name}" in report for name in ARTIFACTS)
+
+
+def test_what_this_machine_lacks_is_a_row_that_says_so(finished: Workspace) -> None:
+    reason = "unavailable here: needs an NVIDIA GPU of compute capability 8.9 for fp8"
+    (row,) = [line for line in finished.read_text("report/report.md").splitlines() if f"| {GATED} " in line]
+    assert reason in row
+    (standing,) = [one for one in finished.read("selection.json")["ranking"] if one["name"] == GATED]  # type: ignore[attr-defined]
+    assert (standing["rank"], set(standing["metrics"].values())) == (None, {None})
+    assert finished.read(f"artifacts/{GATED}/assay.json")["files"] == []
 
 
 def test_divergences_order_the_artifacts_as_their_widths_do(finished: Workspace) -> None:
@@ -233,9 +185,9 @@ def test_a_clean_clone_with_the_cache_restores_instead_of_building(finished: Wor
 
 
 def test_no_artifact_passes_names_the_nearest_miss_and_still_writes_the_selection(finished: Workspace) -> None:
-    params = yaml.safe_load((finished.folder / "params.yaml").read_text())
-    params["selection"]["constraints"] = {"bytes": {"at_most": 1000}}
-    (finished.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+    objective = {"metric": "bytes", "direction": "minimize"}
+    limits = {"bytes": {"at_most": 1000}}
+    finished.params(selection={"objective": objective, "constraints": limits, "concurrency": 2})
     done = finished.run("python", "-m", "pipeline", "selection", check=False)
     selection = finished.read("selection.json")
     finished.run("git", "checkout", "--", ".")
@@ -244,4 +196,4 @@ def test_no_artifact_passes_names_the_nearest_miss_and_still_writes_the_selectio
     assert "at most 1,000" in done.stderr
     assert selection["winner"] is None
     for standing in selection["ranking"]:  # type: ignore[attr-defined]
-        assert [gate["verdict"] for gate in standing["gates"]] == ["fails"]
+        assert [gate["verdict"] for gate in standing["gates"]] == ["fails"] * (standing["name"] != GATED)

@@ -17,7 +17,9 @@ from evals.runner import Runner
 from evals.scoring import score
 from evals.windows import Windows
 from pipeline.backends.common.causal_lm import CausalLMRunner
+from pipeline.records import Gpu
 
+GPU = Gpu(name="NVIDIA L4", compute_capability="8.9", memory_mib=23034, driver="570.10")
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 WINDOW = 128
 CALIBRATION_WINDOWS = 48

@@ -9,6 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from pipeline import digests
 from pipeline.backends.awq.recipe import Awq
+from pipeline.backends.awq.run import settings
+from pipeline.backends.common import packed_linear
 from pipeline.backends.common.causal_lm import CausalLMRunner
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
@@ -51,6 +53,15 @@ def test_four_bits_cost_little_and_are_scored_as_stored(case: Case, artifact: Pa
     exact = packed.nll(packed.float_model(case.checkpoint, packed.unpacked(artifact, 4, 128)), case.evaluation)
     # The kernel computes in bfloat16: unbiased noise that averages out over tokens, not a loss of its own.
     assert measured == pytest.approx(exact, abs=0.005)
+
+
+def test_the_kernel_for_gpus_scores_alike(case: Case, artifact: Path) -> None:
+    """It is plain torch, and runs here as it does there."""
+    on_gpu = settings(Compute(threads=2, gpus=(packed.GPU,)))
+    with packed_linear.runner(artifact, Compute(threads=2), on_gpu) as runner:
+        theirs = packed.nll(runner, case.evaluation)
+    with RECIPE.open(artifact, Compute(threads=2)) as runner:
+        assert abs(theirs - packed.nll(runner, case.evaluation)) < 2e-3
 
 
 def test_loads_untouched_in_transformers(case: Case, artifact: Path) -> None:

@@ -280,7 +280,7 @@ def test_importance_is_that_of_the_windows(
 
     monkeypatch.chdir(artifacts["F16"].parents[1])
     with source.converted(toolchain, model.checkpoint) as folder:
-        reader = GGUFReader(source.importance(toolchain, folder, model.corpus))
+        reader = GGUFReader(source.importance(toolchain, folder, model.corpus, Compute(threads=2)))
     found = {tensor.name: tensor.data for tensor in reader.tensors}["blk.0.attn_q.weight.in_sum2"].ravel()
     windows = Windows.load(model.corpus / "calibration.npz").ids
     embedding = load_file(model.checkpoint / "model.safetensors")["model.embed_tokens.weight"].float().numpy()

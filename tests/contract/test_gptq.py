@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, GPTQConfig, LlamaConfig, LlamaForCausalLM
 
 from pipeline import digests
+from pipeline.backends.common import packed_linear
 from pipeline.backends.common.causal_lm import CausalLMRunner
 from pipeline.backends.gptq.recipe import Gptq
+from pipeline.backends.gptq.run import kernel
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError
 from tests.contract import packed
@@ -62,6 +64,15 @@ def test_four_bits_cost_little_and_are_scored_as_stored(case: Case, four: Path) 
     exact = packed.nll(packed.float_model(case.checkpoint, packed.unpacked(four, 4, 128)), case.evaluation)
     # The kernel computes in bfloat16: unbiased noise that averages out over tokens, not a loss of its own.
     assert measured == pytest.approx(exact, abs=0.005)
+
+
+def test_the_kernel_for_gpus_scores_alike(case: Case, four: Path) -> None:
+    """It is plain torch, and runs here as it does there: eagerly."""
+    settings = GPTQConfig(bits=4, backend=kernel(FOUR, Compute(threads=2, gpus=(packed.GPU,))))
+    with torch.compiler.set_stance("force_eager"), packed_linear.runner(four, Compute(threads=2), settings) as runner:
+        theirs = packed.nll(runner, case.evaluation)
+    with FOUR.open(four, Compute(threads=2)) as runner:
+        assert abs(theirs - packed.nll(runner, case.evaluation)) < 2e-3
 
 
 def test_eight_bits_are_scored_as_stored(case: Case, eight: Path) -> None:

@@ -11,11 +11,15 @@ from pipeline.compute import Compute
 
 
 def runner(artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
-    """Load with a kernel pinned: kernels differ numerically, and the automatic choice with the machine.
+    """Load with the kernel pinned: kernels differ numerically, and the automatic choice differs between machines."""
+    return packed_linear.runner(artifact, compute, settings(compute))
 
-    That is torch's int4 kernel on CPUs, and one that unpacks on GPUs. It is named after the check of AwqConfig, whose
-    list of names is older than GPTQModel's kernels.
+
+def settings(compute: Compute) -> AwqConfig:
+    """Name torch's int4 kernel on CPUs, and the one that unpacks on GPUs.
+
+    The kernel is named after the check of AwqConfig, whose list of names is older than GPTQModel's kernels.
     """
-    settings = AwqConfig()
-    settings.backend = "awq_torch_aten" if compute.device == "cpu" else "awq_torch"
-    return packed_linear.runner(artifact, compute, settings)
+    chosen = AwqConfig()
+    chosen.backend = "awq_torch_aten" if compute.device == "cpu" else "awq_torch"
+    return chosen

@@ -33,6 +33,8 @@ class Browser:
         self.prompts = 0
         self.errors: list[str] = []
         """Uncaught exceptions and console errors of the page, violations of its content policy among them."""
+        self.requests: list[str] = []
+        """Addresses that pages asked for, their own among them."""
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
@@ -86,14 +88,14 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, **at)
 
-    def screen(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
-        """Become a screen of this size."""
+    def screen(self, width: int, height: int, *, dark: bool = False, phone: bool = False, paper: bool = False) -> None:
+        """Become a screen of this size, or a sheet of paper."""
         self.send(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1 + phone, mobile=phone
         )
         self.send("Emulation.setTouchEmulationEnabled", enabled=phone)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self.send("Emulation.setEmulatedMedia", media="print" if paper else "", features=[scheme])
 
     def picture(self, path: Path) -> None:
         """Write what is on the screen as PNG."""
@@ -119,6 +121,7 @@ class Browser:
         found = message.get("params", {})
         match message.get("method"):
             case "Fetch.requestPaused":
+                self.requests.append(found["request"]["url"])
                 self._post("Fetch.continueRequest", {"requestId": found["requestId"]})
             case "Fetch.authRequired":
                 self.prompts += 1

@@ -48,43 +48,52 @@ class Run:
 def sections(selection: Selection, run: Run) -> tuple[Section, ...]:
     """Return the whole report under its headings; `sentence` stands before them."""
     standings = [standing for standing in selection.ranking if not standing.unavailable]
-    named = [standing.name for standing in standings]
     missing = [standing for standing in selection.ranking if standing.unavailable]
+    ranking = [Section(title="Ranking", blocks=(table.ranking(selection), Prose(text=table.STAR)))]
+    unavailable = [Section(title="Unavailable", blocks=(_unavailable(missing),))] if missing else []
+    measured = _measured(standings, selection, run) if standings else []
+    return tuple(ranking + unavailable + measured + _basis(selection, run))
+
+
+def _measured(standings: list[Standing], selection: Selection, run: Run) -> list[Section]:
+    """Return what was found out about the artifacts that there are."""
+    named = [standing.name for standing in standings]
     quality = table.details("Predictions against the reference's", selection, table.QUALITY)
     divergence = table.details("KL divergence from the reference, nats a token", selection, table.KLD)
-    found = [
-        Section(title="Ranking", blocks=(table.ranking(selection), Prose(text=table.STAR))),
+    alone = table.details("One stream, without a server", selection, table.SPEED)
+    cost = [Section(title="Cost", blocks=evidence.cost(selection))] if selection.cost is not None else []
+    return [
         Section(title="Trade-offs", blocks=(Figure(plot="tradeoff"),)),
         Section(title="Gates", blocks=_gates(standings)),
-        Section(title="Unavailable", blocks=(_unavailable(missing),)) if missing else None,
         Section(title="Quality", blocks=(quality,)),
         Section(title="KL divergence", blocks=(divergence,)),
         Section(title="Runtime and quantization", blocks=_floors(standings, selection, run)),
         Section(title="Tasks", blocks=_tasks(standings, run)),
         Section(title="Speed and memory as served", blocks=_served(named, run)),
-        Section(
-            title="Speed and memory in process",
-            blocks=(table.details("One stream, without a server", selection, table.SPEED),),
-        ),
-        Section(title="Cost", blocks=evidence.cost(selection)) if selection.cost is not None else None,
+        Section(title="Speed and memory in process", blocks=(alone,)),
+        *cost,
         Section(title="Predicted and measured", blocks=evidence.predicted(named, run.builds, run.quality, run.latency)),
         Section(title="Parity and structural checks", blocks=evidence.checks(named, run.quality, run.builds)),
-        Section(title="Reference", blocks=(_reference(run),)),
-        Section(
-            title="What the numbers mean",
-            blocks=(Items(items=definitions.definitions(run.timing, run.threads)),),
-        ),
         Section(title="How each runtime was set", blocks=_settings(named, run)),
+    ]
+
+
+def _basis(selection: Selection, run: Run) -> list[Section]:
+    """Return what the figures rest on."""
+    named = [standing.name for standing in selection.ranking]
+    definition = Items(items=definitions.definitions(run.timing, run.threads))
+    return [
+        Section(title="Reference", blocks=(_reference(run),)),
+        Section(title="What the numbers mean", blocks=(definition,)),
         Section(
             title="Inputs, tools and machine",
             blocks=(
                 *evidence.inputs(run.checkpoint, run.corpus, run.reference, run.machine),
-                evidence.artifacts([one.name for one in selection.ranking], run.recipes, run.quality, run.builds),
+                evidence.artifacts(named, run.recipes, run.quality, run.builds),
                 *evidence.again(),
             ),
         ),
     ]
-    return tuple(section for section in found if section is not None)
 
 
 def sentence(selection: Selection, concurrency: int) -> str:
@@ -204,6 +213,8 @@ def _tasks(standings: list[Standing], run: Run) -> tuple[Block, ...]:
 
 def _served(named: list[str], run: Run) -> tuple[Block, ...]:
     measured = {name: run.latency[name].served for name in named}
+    if not any(measured.values()):
+        return (Prose(text="None was measured."),)
     return (
         *served.definitions(run.serving),
         Figure(plot="throughput"),

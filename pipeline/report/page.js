@@ -71,7 +71,6 @@ function apart(spec) {
 
 async function draw(name, label, spec, patch) {
   const place = document.querySelector(`#${name} .plot`);
-  place.setAttribute("aria-label", label);
   spec.autosize = { type: "fit-x", contains: "padding" };
   spec.width = place.clientWidth;
   spec.config = { legend: { columns: spec.width < 480 ? 3 : 7 } };
@@ -79,6 +78,8 @@ async function draw(name, label, spec, patch) {
   const tooltip = { disableDefaultStyle: true };
   // `ast` has Vega interpret expressions: the page's policy lets it compile none.
   await vegaEmbed(place, spec, { mode: "vega-lite", renderer: "svg", actions: false, defaultStyle: false, ast: true, config: CONFIG, tooltip, patch });
+  place.setAttribute("role", "img"); // Vega has words of its own for both
+  place.setAttribute("aria-label", label);
 }
 
 function tradeoff() {
@@ -117,7 +118,7 @@ function waits() {
   return draw("waits", `${title} of requests at ${byId("waits-streams").selectedOptions[0].textContent}, in milliseconds`, spec);
 }
 
-const plots = { tradeoff, throughput, waits };
+const plots = Object.fromEntries(Object.entries({ tradeoff, throughput, waits }).filter(([name]) => byId(name)));
 let width = 0;
 
 function drawAll() {

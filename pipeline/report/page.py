@@ -5,6 +5,7 @@ this script, tables.js and page.js, by their digests, and nothing be loaded at a
 """
 
 import base64
+import functools
 import hashlib
 import json
 import re
@@ -85,6 +86,7 @@ def _document(title: str, tab: str, lead: str, sections: Sequence[Section], data
 """
 
 
+@functools.cache
 def _library() -> str:
     """Return Vega, Vega-Lite and their embedding as one script that sets window.vegaEmbed."""
     import vl_convert  # here, because it brings a JavaScript engine, and only this page needs one

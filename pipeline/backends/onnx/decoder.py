@@ -55,6 +55,7 @@ def _session(folder: Path, file: Path, compute: Compute) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = compute.threads
     options.inter_op_num_threads = 1
+    # Beside a GPU, too: on CUDA GroupQueryAttention takes float16 and bfloat16 alone, and these graphs are float32.
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:

@@ -33,6 +33,7 @@ class OnnxRunner:
             "runtime": f"onnxruntime {version('onnxruntime')}",
             "attention": "GroupQueryAttention",
             "dtype": "float32",
+            "device": "cpu",
             "threads": str(self._compute.threads),
         }
 

@@ -417,6 +417,8 @@ class Hardware(Record):
     """Such as "needs an NVIDIA GPU of compute capability 8.9 for fp8"; None where there is nothing in the way."""
     strict: bool = False
     """That is an error, rather than a row of the report that says so."""
+    compute_capability: str | None = None
+    """Of the GPU here, for an artifact that is bound to one; another GPU then builds it again."""
 
 
 class Source(Record):

@@ -97,6 +97,11 @@ class Recipe(Protocol):
         """False where all weights are kept as floats: what such an artifact loses is its runtime's doing."""
         ...
 
+    @property
+    def bound_to_gpu(self) -> bool:
+        """True where an artifact runs on GPUs of the architecture that it was built on, and on no other."""
+        ...
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Say why this backend cannot take a model with its source's config.json, or None where it can."""
         ...

@@ -36,7 +36,8 @@ def _hardware(params: Params, gpus: Sequence[Gpu]) -> None:
     for name, recipe in params.artifacts.items():
         lacks = recipe.lacks(gpus)
         strict = lacks is not None and bool(os.environ.get("ASSAY_STRICT"))
-        Hardware(name=name, lacks=lacks, strict=strict).save(paths.hardware(name))
+        architecture = gpus[0].compute_capability if recipe.bound_to_gpu and lacks is None else None
+        Hardware(name=name, lacks=lacks, strict=strict, compute_capability=architecture).save(paths.hardware(name))
 
 
 def _checkpoint(source: str) -> Source:

@@ -9,6 +9,7 @@ from tests.e2e.workspace import ROOT, Workspace, made
 
 STANDIN = ROOT / "tests" / "tensorrt_llm_standin.py"
 GPU = "NVIDIA H100 80GB HBM3:9.0:81559:580.65.06"
+OTHER = "NVIDIA L4:8.9:23034:580.65.06"
 GATED, PLAIN = "trtllm-fp8", "gguf-q8_0"
 STAGES = (f"artifact@{GATED}", f"quality@{PLAIN}")
 
@@ -52,6 +53,9 @@ def test_only_what_the_gpu_decides_is_built_and_a_way_back_restores_it(workspace
     assert workspace.repro(*STAGES) == []
     assert (workspace.folder / f"artifacts/{GATED}/assay.json").read_bytes() == built
     assert (workspace.folder / f"artifacts/{GATED}/engine/rank0.engine").is_file()
+
+    workspace.environment["ASSAY_GPUS"] = OTHER
+    assert workspace.repro(*STAGES) == [f"artifact@{GATED}"], "an engine is bound to its architecture"
 
 
 def test_a_job_that_must_have_everything_fails_for_what_is_lacking(workspace: Workspace) -> None:

@@ -36,6 +36,11 @@ class Awq(Record):
         """See Recipe.quantized."""
         return True
 
+    @property
+    def bound_to_gpu(self) -> bool:
+        """See Recipe.bound_to_gpu."""
+        return False
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Take only families for which the folding of scales is known to be right."""
         from pipeline.backends.common import gptqmodel

@@ -64,6 +64,11 @@ class Gguf(Record):
         """Name of the one file of the artifact; people tell GGUF files apart by the type in their names."""
         return f"model-{self.quantization}.gguf"
 
+    @property
+    def bound_to_gpu(self) -> bool:
+        """See Recipe.bound_to_gpu."""
+        return False
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Look the architecture up in the converter's own table; no answer while the toolchain is not built."""
         (architecture, *_) = config.get("architectures") or ["none"]

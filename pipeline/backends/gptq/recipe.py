@@ -43,6 +43,11 @@ class Gptq(Record):
         """See Recipe.quantized."""
         return True
 
+    @property
+    def bound_to_gpu(self) -> bool:
+        """See Recipe.bound_to_gpu."""
+        return False
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Look the family up in GPTQModel's own table, and its widths in config.json."""
         from pipeline.backends.common import gptqmodel

@@ -29,6 +29,11 @@ class Safetensors(Record):
         """See Recipe.quantized."""
         return False
 
+    @property
+    def bound_to_gpu(self) -> bool:
+        """See Recipe.bound_to_gpu."""
+        return False
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """See Recipe.refusal: whatever the reference can be made of."""
         return None

@@ -80,6 +80,11 @@ class TensorRtLlm(Record):
         return self.quantization != "bf16"
 
     @property
+    def bound_to_gpu(self) -> bool:
+        """See Recipe.bound_to_gpu: engines are compiled, checkpoints for the PyTorch backend are not."""
+        return self.mode == "engine"
+
+    @property
     def max_num_tokens(self) -> int:
         """Tokens of all prompts and answers in one pass: at least one whole prompt, TensorRT-LLM's 8192 otherwise."""
         return min(max(8192, self.max_input_tokens), self.max_batch_size * self.max_sequence_tokens)

@@ -109,6 +109,7 @@ def _revision(revision: str) -> tuple[str, Read]:
         return "the workspace", lambda path: path.read_bytes()
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
+    from dvc_data.index import DataIndexDirError
 
     files = DVCFileSystem(rev=revision)
     try:
@@ -120,7 +121,10 @@ def _revision(revision: str) -> tuple[str, Read]:
     title = revision if revision.startswith(commit) else f"{revision} ({commit})"
 
     def read(path: Path) -> bytes:
-        with files.open(path.as_posix(), "rb") as stream:
-            return bytes(stream.read())
+        try:
+            with files.open(path.as_posix(), "rb") as stream:
+                return bytes(stream.read())
+        except DataIndexDirError as error:  # the list of a folder's files is nowhere
+            raise FileNotFoundError(path) from error
 
     return title, read

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Debian packages and the environment of `make setup`; with ASSAY_IMAGES=1 also what images are built and started with.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=(g++:g++ cmake:cmake git:git make:make)
+if [ -n "${ASSAY_IMAGES:-}" ]; then
+    packages+=(mmdebstrap:mmdebstrap buildah:buildah podman:podman)
+fi
+needed=()
+for package in "${packages[@]}"; do command -v "${package%%:*}" >/dev/null || needed+=("${package##*:}"); done
+if [ ${#needed[@]} -gt 0 ]; then
+    root=()
+    [ "$(id -u)" = 0 ] || root=(sudo)
+    "${root[@]}" apt-get update -qq
+    "${root[@]}" apt-get install -y -qq --no-install-recommends "${needed[@]}"
+fi
+make setup

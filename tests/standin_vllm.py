@@ -145,7 +145,7 @@ class StandIn:
             if len(made) == self.wish.dead_after:
                 print("EngineCore encountered an issue. See stack trace (above) for the root cause.", flush=True)
                 asyncio.get_running_loop().call_later(0.2, os._exit, 1)
-                yield failure("The server had an error while processing your request.", 500)
+                yield failure("EngineCore encountered an issue. See stack trace (above) for the root cause.", 500)
                 return
             why = self.why(body, made)
             if why or len(made) - told == self.wish.together:

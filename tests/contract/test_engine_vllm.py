@@ -195,7 +195,7 @@ def test_a_closed_answer_is_aborted(artifact: Path, monkeypatch: pytest.MonkeyPa
     ("wishes", "words"),
     [
         ({"crash_after": 3}, r"vllm exited with 1; .*illegal memory access"),
-        ({"dead_after": 3}, "The server had an error"),
+        ({"dead_after": 3}, "EngineCore encountered an issue"),
     ],
 )
 def test_a_crash_in_an_answer_is_an_error_and_it_can_be_started_again(

@@ -11,6 +11,7 @@ from typing import Any
 
 from containers.engines.completions import ROUTE, CompletionsEngine, Loaded
 from containers.engines.contract import Candidate, EngineError, Sampling, Token, UnsupportedError
+from containers.engines.sampling import SEEDS
 from containers.engines.vllm import program
 from pipeline.records import Placement
 
@@ -108,7 +109,7 @@ class VllmEngine(CompletionsEngine):
             "return_token_ids": True,
         }
         if sampling.seed is not None:  # a generator for each request is slower than one for all
-            body["seed"] = _signed(sampling.seed)
+            body["seed"] = sampling.seed % SEEDS
         if sampling.candidates is not None:
             body |= {"logprobs": sampling.candidates, "return_tokens_as_token_ids": True}
         if sampling.schema is not None:
@@ -148,8 +149,3 @@ def _likeliest(logprobs: Mapping[int, float], count: int, loaded: Loaded) -> tup
 def _id(token: str) -> int:
     """Read `token_id:5`."""
     return int(token.partition(":")[2])
-
-
-def _signed(seed: int) -> int:
-    """Fit a seed into 64 bits."""
-    return (seed + 2**63) % 2**64 - 2**63

@@ -27,7 +27,7 @@ ones AWQ's scales would all be 1, and folding them into the wrong norm would go 
 HEAD_NORM_SPREAD = 0.3
 """The same for norms of query and key heads: more would make attention so hard that any rounding flips it."""
 BIAS_DEVIATION = 0.3
-NORMS = ("norm.weight", "ln_f.weight")
+NORMS = ("norm.weight", "ln_f.weight", "ln_1.weight", "ln_2.weight")
 HEAD_NORMS = ("q_norm.weight", "k_norm.weight")
 """How the names of norms' factors end."""
 
@@ -119,6 +119,16 @@ QWEN_BYTES = ByteLevel(
 FALCON_BYTES = ByteLevel(
     vocabulary="falcon",
     special=Special(bos=None, eos="<|endoftext|>", adds_bos=False, tokenizer_class="PreTrainedTokenizerFast"),
+)
+GPT_2_BYTES = ByteLevel(
+    vocabulary="gpt-2",
+    special=Special(
+        bos="<|endoftext|>",
+        eos="<|endoftext|>",
+        unk="<|endoftext|>",
+        adds_bos=False,
+        tokenizer_class="GPT2Tokenizer",
+    ),
 )
 GRANITE_BYTES = ByteLevel(
     vocabulary="refact",
@@ -360,6 +370,27 @@ FAMILIES: Mapping[str, Family] = {
         },
         bos_id=11,
         eos_id=11,
+    ),
+    "gpt-2": Family(
+        title="GPT-2",
+        architecture="GPT2LMHeadModel",
+        model_type="gpt2",
+        vocabulary=GPT_2_BYTES,
+        config={
+            "activation_function": "gelu_new",
+            "attn_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "resid_pdrop": 0.0,
+            "layer_norm_epsilon": 1e-5,
+            "n_ctx": 512,
+            "n_embd": 256,
+            "n_head": 4,
+            "n_layer": 2,
+            "n_positions": 512,
+            **dict.fromkeys(set(SHAPE) - {"initializer_range", "torch_dtype", "use_cache"}),
+        },
+        bos_id=50256,
+        eos_id=50256,
     ),
     "granite": Family(
         title="Granite 3",

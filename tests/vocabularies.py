@@ -46,6 +46,7 @@ PRE_TOKENIZERS: Mapping[str, Callable[[], list[Any]]] = {
         pre_tokenizers.Digits(individual_digits=False),
         pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated"),
     ],
+    "gpt-2": lambda: [pre_tokenizers.ByteLevel(add_prefix_space=False)],
     "refact": lambda: [
         pre_tokenizers.Digits(individual_digits=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False),

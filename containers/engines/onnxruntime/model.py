@@ -1,13 +1,15 @@
-"""An onnxruntime-genai folder in a worker: its Runner and its slots share one session."""
+"""An ONNX folder in a worker: its Runner and its slots share one session."""
 
 from pathlib import Path
 
 import onnx
 
 from containers.engines.contract import Facts
+from containers.engines.onnxruntime.growing import GrowingSlots
 from containers.engines.onnxruntime.slots import OnnxSlots
+from containers.engines.slots import Slots
 from containers.engines.text import Text
-from pipeline.backends.onnx import genai
+from pipeline.backends.onnx.decoder import Decoder
 from pipeline.backends.onnx.run import OnnxRunner
 
 
@@ -15,20 +17,25 @@ class OnnxModel:
     """A loaded ONNX artifact."""
 
     def __init__(self, artifact: Path, runner: OnnxRunner, slots: int, context_tokens: int) -> None:
-        section = genai.settings(artifact)["model"]
-        capacity = min(context_tokens, _longest(artifact, runner))
+        decoder = runner.decoder
         self.runner = runner
         self.text = Text(artifact)
-        self.slots = OnnxSlots(runner.decoder, slots, capacity)
-        eos = section["eos_token_id"]
-        eos_ids = [int(id_) for id_ in (eos if isinstance(eos, list) else [eos])]
+        self.slots: Slots
+        if isinstance(decoder, Decoder):
+            capacity = min(context_tokens, _longest(artifact, decoder))
+            self.slots = OnnxSlots(decoder, slots, capacity)
+        else:
+            capacity = min(context_tokens, decoder.context_tokens)
+            self.slots = GrowingSlots(decoder, slots)
+        known = () if self.text.eos_id is None else (self.text.eos_id,)
+        eos_ids = decoder.eos_ids or known
         self.eos_ids = frozenset(eos_ids)
         self.facts = Facts(
             runtime=runner.settings["runtime"],
             context_tokens=capacity,
-            vocabulary_size=runner.decoder.vocabulary_size,
+            vocabulary_size=decoder.vocabulary_size,
             bos_id=self.text.bos_id,  # genai_config.json has one even where the checkpoint has none
-            eos_id=self.text.eos_id if self.text.eos_id in self.eos_ids else eos_ids[0],
+            eos_id=self.text.eos_id if self.text.eos_id in self.eos_ids else next(iter(eos_ids), None),
             slots=slots,
             schemas=False,
         )
@@ -43,7 +50,7 @@ def model(artifact: Path, runner: OnnxRunner, *, slots: int, context_tokens: int
     return OnnxModel(artifact, runner, slots, context_tokens)
 
 
-def _longest(artifact: Path, runner: OnnxRunner) -> int:
+def _longest(artifact: Path, decoder: Decoder) -> int:
     """Return how long a sequence may get.
 
     LongRoPE turns all rows of a pass by other angles once one of them is longer than the original context: short ones
@@ -55,4 +62,4 @@ def _longest(artifact: Path, runner: OnnxRunner) -> int:
             branches = {one.name: one.g for one in node.attribute}
             small = branches["else_branch"].node[0].attribute[0].t
             return int(small.dims[0])
-    return runner.decoder.context_tokens
+    return decoder.context_tokens

@@ -6,8 +6,8 @@ goes back and ends by itself. onnxruntime-genai keeps that buffer to itself: its
 sequences together, and its Engine gains nothing from a batch on a CPU.
 """
 
+import collections.abc
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,22 @@ TOKENS = ("input_ids", "attention_mask", "position_ids")
 class Decoder:
     """One copy of the weights, for any number of caches."""
 
+    attention = "GroupQueryAttention"
+    """What computes it, for Runner.settings."""
+
     def __init__(self, folder: Path, compute: Compute) -> None:
         section = genai.settings(folder)["model"]
         self.folder = folder
         self.context_tokens = int(section["context_length"])
         self.vocabulary_size = int(section["vocab_size"])
+        eos = section["eos_token_id"]
+        self.eos_ids = tuple(map(int, eos if isinstance(eos, list) else [eos]))
         layer = section["decoder"]
         self.heads, self.head_size = int(layer["num_key_value_heads"]), int(layer["head_size"])
         window = layer.get("sliding_window")
         self.least_capacity = int(window["window_size"]) if window else 1
         """Attention with a sliding window refuses a shorter cache; in one as long as the sequence it keeps it all."""
-        self.session = _session(folder, folder / layer["filename"], compute)
+        self.session = session(folder, folder / layer["filename"], compute)
         self.past = tuple(one.name for one in self.session.get_inputs() if one.name not in TOKENS)
         self.takes_positions = "position_ids" in {one.name for one in self.session.get_inputs()}
         self.present = tuple(name.replace("past_key_values", "present") for name in self.past)
@@ -46,8 +51,12 @@ class Decoder:
                 f"{folder}: a model with {min(missing)} keeps state other than keys and values; it cannot be run"
             )
 
+    def sequence(self, tokens: int) -> "Sequence":
+        """Return an empty sequence with room for so many tokens."""
+        return Sequence(Cache(self, 1, tokens))
 
-def _session(folder: Path, file: Path, compute: Compute) -> Any:
+
+def session(folder: Path, file: Path, compute: Compute) -> Any:
     """Load a graph; its threads include the calling one. MeasurementError with the runtime's own words."""
     os.environ.update(genai.NO_TELEMETRY)
     import onnxruntime
@@ -87,7 +96,7 @@ class Cache:
         self._logits = np.empty(0, np.float32)
         self._bound: dict[tuple[int, int], _Bound] = {}
 
-    def append(self, first: int, ids: npt.NDArray[np.integer[Any]], lengths: Sequence[int]) -> Logits:
+    def append(self, first: int, ids: npt.NDArray[np.integer[Any]], lengths: collections.abc.Sequence[int]) -> Logits:
         """Append ids [rows, tokens] to the rows from `first` on, which are `lengths` tokens long.
 
         Several rows take one token each. Returns logits [rows, tokens, vocabulary], overwritten by the next call.
@@ -133,3 +142,35 @@ class Cache:
                 bound.values.append(value)
             self._bound[first, rows] = bound
         return self._bound[first, rows]
+
+
+class Sequence:
+    """One sequence, in a cache of its own."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+        self.length = 0
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens that it can hold."""
+        return self._cache.capacity
+
+    def append(self, ids: npt.NDArray[np.integer[Any]]) -> Logits:
+        """Append ids; return logits [tokens, vocabulary], overwritten by the next call."""
+        logits = self._cache.append(0, ids[None], [self.length])
+        self.length += len(ids)
+        one: Logits = logits[0]
+        return one
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.length = 0
+
+    def mark(self) -> Any:
+        """Name this place, to go back to."""
+        return self.length
+
+    def back(self, mark: Any) -> None:
+        """Go back to a place that was marked since the beginning."""
+        self.length = mark

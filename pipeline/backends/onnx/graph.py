@@ -11,10 +11,10 @@ import numpy.typing as npt
 import onnx
 from onnx.external_data_helper import load_external_data_for_tensor
 
-ROTARY_CACHE = re.compile(r"(^|[._/])(cos|sin)_cache")
+ROTARY_CACHE = re.compile(r"(^|[._/])((cos|sin)_cache|attn\.embed_positions)")
 """Tables of cosines and sines by position: computed from config.json, no weights of the checkpoint."""
 
-ZERO_POINT_INPUT = {"MatMulNBits": 3, "GatherBlockQuantized": 3}
+ZERO_POINT_INPUT = {"MatMulNBits": 3, "GatherBlockQuantized": 3, "MatMulInteger": 3}
 
 
 @dataclass(frozen=True, slots=True)

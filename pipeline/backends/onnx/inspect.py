@@ -1,105 +1,45 @@
 """Reading an onnxruntime-genai folder back for the structural checks."""
 
 import json
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import safe_open
-
 from pipeline.backends.contract import Contents, Tensor, Tokenizer
-from pipeline.backends.onnx import build, genai, graph
+from pipeline.backends.onnx import build, genai, graph, sizes
 from pipeline.errors import MeasurementError
 from pipeline.records import Message
+from pipeline.sizing import read
 
 if TYPE_CHECKING:
     from pipeline.backends.onnx.recipe import Onnx
 
-EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "tok_embeddings.weight")
-HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-
 TOLERANCE = 0.02
 """Of the expected bits per weight: fused and rescaled norms, routers that stay in float32."""
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @contextmanager
 def contents(recipe: "Onnx", artifact: Path, checkpoint: Path) -> Iterator[Contents]:
     """Open the artifact in its own runtime, so that a graph which does not load is found here, and read its tensors."""
     model = genai.model(artifact, threads=1)
-    shapes = _shapes(checkpoint)
-    parameters = sum(math.prod(shape) for shape in shapes.values())
+    original = read.folder(checkpoint)
+    parameters = original.parameters
     stored = list(graph.weights(artifact))
-    config = json.loads((checkpoint / "config.json").read_bytes())
-    low, high = _expected_bits(recipe, shapes, config)
+    low, high = map(sum, zip(*(sizes.bits(recipe, one, tied=original.tied) for one in original.weights), strict=True))
     yield Contents(
-        tensors=_tensors(stored),
+        tensors=tensors(stored),
         bits_per_weight=8 * sum(one.bytes for one in stored) / parameters,
         expected_bits_per_weight=(low / parameters * (1 - TOLERANCE), high / parameters * (1 + TOLERANCE)),
         tokenizer=_tokenizer(model, artifact),
     )
 
 
-def _tensors(stored: Iterable[graph.Stored]) -> Iterator[Tensor]:
+def tensors(stored: Iterable[graph.Stored]) -> Iterator[Tensor]:
     """Read one tensor after the other; zero points are left out, which may rightly be the same everywhere."""
     for one in stored:
         if not one.zero_points:
             yield Tensor(name=one.name, values=one.read(), packed=one.packed)
-
-
-def _shapes(checkpoint: Path) -> Shapes:
-    """Read the checkpoint's tensor shapes from the headers of its safetensors files."""
-    index = checkpoint / "model.safetensors.index.json"
-    names = {"model.safetensors"}
-    if index.is_file():
-        names = set(json.loads(index.read_bytes())["weight_map"].values())
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in sorted(names):
-        with safe_open(checkpoint / name, framework="numpy") as file:
-            shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    return shapes
-
-
-def _expected_bits(recipe: "Onnx", shapes: Shapes, config: Mapping[str, Any]) -> tuple[float, float]:
-    """Return the least and the most bits that this recipe can store such tensors in.
-
-    Vectors and the input embedding are float32. A head tied to the embedding is stored once when both have one format:
-    float32, or 4 bits; else the head is stored as well.
-    """
-    low = high = 0.0
-    tied = bool(config.get("tie_word_embeddings", not any(name.endswith(HEADS) for name in shapes)))
-    for name, shape in shapes.items():
-        floats = 32.0 * math.prod(shape)
-        if recipe.precision == "fp32" or len(shape) < 2:
-            low, high = low + floats, high + floats
-            continue
-        least, most = _quantized_bits(recipe, shape)
-        if name.endswith(EMBEDDINGS):
-            shared = recipe.precision == "int4"
-            if tied and not shared:
-                least, most = least + floats, most + floats
-            elif not tied:
-                least = most = _quantized_bits(recipe, shape)[0] if recipe.quantize_embeddings else floats
-        elif tied and name.endswith(HEADS):
-            continue
-        low, high = low + least, high + most
-    return low, high
-
-
-def _quantized_bits(recipe: "Onnx", shape: tuple[int, ...]) -> tuple[float, float]:
-    """Bits of a MatMulNBits matrix: packed integers, a float32 scale a block, with k_quant a zero point a block."""
-    columns = shape[-1]
-    blocks = math.ceil(columns / recipe.block_size)
-
-    def bits(width: int) -> float:
-        zero_points = 8 * math.ceil(blocks * width / 8) if recipe.effective_algorithm == "k_quant" else 0
-        return math.prod(shape[:-1]) * (blocks * (recipe.block_size * width + 32) + zero_points)
-
-    width = 8 if recipe.precision == "int8" else 4
-    return bits(width), bits(width if recipe.int8_parts == "none" else 8)
 
 
 def _tokenizer(model: Any, artifact: Path) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""ONNX in the folder layout of onnxruntime-genai, for its CPU execution provider."""
+"""ONNX for onnxruntime: in the folder layout of onnxruntime-genai, or exported by Optimum."""
 
 import ast
 import functools
@@ -12,9 +12,12 @@ from pydantic import Field, model_validator
 
 from evals.runner import Runner
 from pipeline.backends.contract import Built, Contents, Missing
+from pipeline.backends.onnx.optimum import support
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.records import Gpu, Record
+from pipeline.sizing.estimate import Estimate, Load
+from pipeline.sizing.model import Model
 
 Algorithm = Literal["default", "k_quant"]
 
@@ -56,13 +59,17 @@ ROPE_PER_LAYER_TYPE = frozenset({"Gemma3ForCausalLM"})
 
 
 class Onnx(Record):
-    """An onnxruntime-genai folder of one precision. Activations are float32, so there is no fp16: CPUs emulate it."""
+    """An ONNX folder of one precision. Activations are float32, so there is no fp16: CPUs emulate it."""
 
     backend: Literal["onnx"]
     source: Literal["checkpoint"] = Field(default="checkpoint", alias="from")
+    exporter: Literal["genai", "optimum"] = "genai"
+    """`genai`: onnxruntime-genai's model builder, with operators made for this work. `optimum`: torch's exporter by way
+    of optimum-onnx, one operator for each step, for the many architectures that the builder does not know."""
     precision: Literal["fp32", "int8", "int4"]
-    """int8 and int4 are weight-only: MatMulNBits with one float32 scale a block of a row, the output head included.
-    The input embedding stays float32, but at int4 a tied one is shared with the head. Nothing is calibrated."""
+    """By genai, int8 and int4 are weight-only: MatMulNBits with one float32 scale a block of a row, the output head
+    included. The input embedding stays float32, but at int4 a tied one is shared with the head. Nothing is calibrated.
+    By Optimum, int8 is dynamic: weight matrices with one scale a column, activations rounded in each pass."""
     algorithm: Algorithm | None = None
     """How blocks are rounded. `default`: symmetric, to nearest. `k_quant`: asymmetric, scale and zero point searched
     for the least squared error, as llama.cpp's K-quants do; four times slower to build, half more memory. None takes
@@ -82,6 +89,11 @@ class Onnx(Record):
         quantizing = ("algorithm", "block_size", "accuracy_level", "int8_parts", "quantize_embeddings")
         fields = type(self).model_fields
         idle = [name for name in quantizing if getattr(self, name) != fields[name].default]
+        if self.exporter == "optimum":
+            if idle:
+                raise ValueError(f"{', '.join(idle)}: has no effect with exporter: optimum; remove it")
+            if self.precision == "int4":
+                raise ValueError("precision: int4 needs exporter: genai; optimum makes fp32 and int8")
         if self.precision == "fp32" and idle:
             raise ValueError(f"{', '.join(idle)}: has no effect at precision fp32; remove it")
         for name in ("int8_parts", "quantize_embeddings"):
@@ -105,17 +117,27 @@ class Onnx(Record):
         """See Recipe.quantized."""
         return self.precision != "fp32"
 
+    @property
+    def bound_to_gpu(self) -> bool:
+        """See Recipe.bound_to_gpu."""
+        return False
+
     def refusal(self, config: Mapping[str, Any]) -> str | None:
-        """Look the architecture up in the builder's source, then its options; no answer while it is not installed."""
+        """Look the architecture up in the exporter's table or source, then its options.
+
+        No answer while onnxruntime-genai is not installed: `requirements` says so.
+        """
         (architecture, *_) = config.get("architectures") or ["none"]
         for part in ("vision_config", "audio_config"):
             if part in config:
                 return f"{architecture} has a {part}; only text models are converted"
-        if not architecture.endswith("ForCausalLM"):
+        if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
             return f"{architecture} is not a causal language model"
+        if self.exporter == "optimum":
+            return support.refusal(config)
         source = _builder_source()
         if source is None:
-            return None  # `requirements` says so, and how to get it
+            return None
         known = _architectures(source)
         if architecture not in known:
             return f"onnxruntime-genai's model builder does not know {architecture}"
@@ -128,7 +150,7 @@ class Onnx(Record):
         return None
 
     def requirements(self) -> list[Missing]:
-        """Need the runtime, and what its builder imports."""
+        """Need the runtime, and what the exporter's own half here imports; Optimum's environment is made on demand."""
         packages = {
             "onnxruntime_genai": "onnxruntime-genai",
             "onnxruntime": "onnxruntime",
@@ -138,26 +160,43 @@ class Onnx(Record):
         return [
             Missing(what=f"the Python package {package} cannot be imported", remedy="make setup")
             for module, package in packages.items()
-            if importlib.util.find_spec(module) is None
+            if (self.exporter == "genai" or module in ("onnxruntime", "onnx"))
+            and importlib.util.find_spec(module) is None
         ]
 
+    def estimate(self, model: Model, load: Load) -> Estimate:
+        """See Recipe.estimate."""
+        from pipeline.backends.onnx import sizes
+
+        return sizes.estimate(self, model, load)
+
     def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
-        """See Recipe.build. `corpus` is not read: the builder's quantizers take no calibration data."""
+        """See Recipe.build. `corpus` is not read: nothing is calibrated here."""
+        if self.exporter == "optimum":
+            from pipeline.backends.onnx.optimum.build import build as optimum
+
+            return optimum(self, checkpoint, out, compute)
         from pipeline.backends.onnx.build import build
 
         return build(self, checkpoint, out)
 
     def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
         """See Recipe.inspect."""
+        if self.exporter == "optimum":
+            from pipeline.backends.onnx.optimum.inspect import contents as optimum
+
+            return optimum(self, artifact, checkpoint)
         from pipeline.backends.onnx.inspect import contents
 
         return contents(self, artifact, checkpoint)
 
     def open(self, artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
         """See Recipe.open."""
+        from pipeline.backends.onnx.decoder import Decoder
+        from pipeline.backends.onnx.optimum.decoder import GrowingDecoder
         from pipeline.backends.onnx.run import runner
 
-        return runner(artifact, compute)
+        return runner(GrowingDecoder if self.exporter == "optimum" else Decoder, artifact, compute)
 
 
 def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | None:

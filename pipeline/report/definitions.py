@@ -24,5 +24,6 @@ def definitions(timing: LatencyParams, threads: int) -> tuple[str, ...]:
         f"{timing.output_tokens} output tokens, greedy, end-of-sequence ignored; medians of {timing.repeats} repeats "
         f"after {timing.warmup} warm-up. TTFT = first token - prompt handed over. prefill = prompt tokens / TTFT. "
         "decode = tokens after the first / their time.",
-        "peak memory: the process's largest resident set in scoring or timing, interpreter and libraries included.",
+        "peak memory: the process's largest resident set in scoring or timing, interpreter and libraries included. "
+        "peak GPU memory: the most that was in use on all GPUs together.",
     )

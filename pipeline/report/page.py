@@ -215,8 +215,8 @@ def _plot(name: str, data: Mapping[str, Any]) -> str:
             controls = _select("tradeoff-x", "Across", axes, fields[0]) + _select("tradeoff-y", "Up", axes, down)
             caption = (
                 "Each artifact, with its interval where it has one. Shapes tell the backend; a hollow shape does not "
-                "pass a gate. The dotted line joins those that no other beats on both axes. The ranking table has the "
-                "same figures."
+                "pass a gate. The dotted line joins those that no other beats on both axes. A label "
+                "without room is left out; the ranking table has the same figures."
             )
         case "throughput":
             controls = _select("throughput-x", "Show", RATES, next(iter(RATES)))

@@ -91,6 +91,14 @@ AXES = (
         logarithmic=True,
     ),
     Axis(
+        field="served_peak_gpu_memory_mib",
+        metric="served_peak_gpu_bytes",
+        title="GPU memory as served, MiB",
+        better="less",
+        convert=lambda v: v / MIB,
+        logarithmic=True,
+    ),
+    Axis(
         field="price_per_million_tokens",
         metric="price_per_million_tokens",
         title="price of 10^6 tokens",

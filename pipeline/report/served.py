@@ -71,6 +71,7 @@ def waits(measured: Measured) -> Table:
 
 def costs(measured: Measured) -> Table:
     """Return what each server takes to start and to hold."""
+    on_gpu = any(served and served.peak_gpu_bytes is not None for served in measured.values())
     header = ("artifact", "runtime", "slots", "context, tokens", "ready after, s", "peak memory, all processes")
     rows = [
         (
@@ -79,11 +80,12 @@ def costs(measured: Measured) -> Table:
             plain(served.context_tokens, lambda v: f"{v:,.0f}"),
             plain(served.load_seconds, lambda v: f"{v:.2f}"),
             plain(served.peak_rss_bytes, size),
+            *((plain(served.peak_gpu_bytes, size),) if on_gpu else ()),
         )
         for name, served in measured.items()
         if served
     ]
-    return blocks.table("What each server takes", header, rows)
+    return blocks.table("What each server takes", (*header, *(("peak GPU memory",) if on_gpu else ())), rows)
 
 
 def _level(name: str, level: Level) -> tuple[Cell, Cell]:

@@ -78,6 +78,7 @@ SPEED = (
     Column(metric="ttft_seconds", title="TTFT, ms", render=lambda v: f"{1000 * v:.1f}"),
     Column(metric="load_seconds", title="load, s", render=lambda v: f"{v:.2f}"),
     Column(metric="peak_rss_bytes", title="peak memory", render=lambda v: size(v)),
+    Column(metric="peak_gpu_bytes", title="peak GPU memory", render=lambda v: size(v), optional=True),
 )
 
 COST = (

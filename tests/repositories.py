@@ -32,6 +32,8 @@ class Repository:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.variables: dict[str, str] = {}
+        """Of the environment, for every command."""
 
     @classmethod
     def create(cls, folder: Path, artifacts: Artifacts) -> "Repository":
@@ -60,13 +62,13 @@ class Repository:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", message)
 
-    def run(self, *command: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command there, with the tools of this environment and nobody's settings of git."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         who = {
             f"GIT_{role}_{what}": "t@example.invalid" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
         }
-        env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_PROXY": "*", **who, **variables}
+        env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_PROXY": "*", **who, **self.variables}
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from pipeline.records import Release
-from tests import registry_server
+from tests import registry_server, s3_server
 from tests.repositories import ROOT, Repository
 from tests.shipping import make_image
 
@@ -23,20 +23,27 @@ ARTIFACTS = {"q4": {"loss": 0.005}, "q8": {"loss": 0.001}}
 
 
 @pytest.fixture(scope="module")
-def _published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """A repository whose run was pushed to a remote."""
-    folder = tmp_path_factory.mktemp("ci")
-    made = Repository.create(folder / "origin", ARTIFACTS)
-    made.run("ci/remote.sh", ASSAY_REMOTE=str(folder / "remote"))
+def store() -> Iterator[s3_server.Store]:
+    with s3_server.serve() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def _published(store: s3_server.Store, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A repository whose run was pushed to a remote in S3."""
+    made = Repository.create(tmp_path_factory.mktemp("ci") / "origin", ARTIFACTS)
+    made.variables |= store.environment
+    made.run("ci/remote.sh")
     made.run("dvc", "push")
     return made
 
 
 @pytest.fixture
-def clone(_published: Repository, tmp_path: Path) -> Repository:
+def clone(_published: Repository, store: s3_server.Store, tmp_path: Path) -> Repository:
     """What CI checks out, pointed at the remote."""
     made = _published.clone(tmp_path / "clone")
-    made.run("ci/remote.sh", ASSAY_REMOTE=str(_published.folder.parent / "remote"))
+    made.variables |= store.environment
+    made.run("ci/remote.sh")
     return made
 
 
@@ -54,7 +61,8 @@ def test_a_branch_that_is_worse_fails_and_leaves_the_comparison(clone: Repositor
     assert done.returncode == 13, done.stderr
     text = (clone.folder / "comparison/comparison.md").read_text()
     assert "| q4 | `perplexity_ratio` | +0.51 % | +2.54 % | +2.02 [+2.02, +2.02] % | yes | worse |" in text
-    assert clone.run("ci/compare.sh", "origin/main", "comparison", ASSAY_FAIL_ON="never").returncode == 0
+    clone.variables["ASSAY_FAIL_ON"] = "never"
+    assert clone.run("ci/compare.sh", "origin/main", "comparison").returncode == 0
 
 
 def test_a_flow_that_breaks_fails_and_says_so_above_the_comparison(clone: Repository) -> None:
@@ -140,11 +148,12 @@ def test_one_comment_is_written_and_then_replaced(kind: str, tmp_path: Path) -> 
                 "CI_MERGE_REQUEST_IID": "7",
                 "GITLAB_TOKEN": "s",
             },
-        }[kind]
+        }
+        repository.variables |= variables[kind]
         text.write_text("first\n")
-        repository.run("python", script, str(text), **variables)
+        repository.run("python", script, str(text))
         text.write_text("| row |\n" * 20_000)
-        repository.run("python", script, str(text), **variables)
+        repository.run("python", script, str(text))
     assert [one["body"] for one in there.comments[:3]] == ["remark 0", "remark 1", "remark 2"]
     (ours,) = there.comments[3:]
     assert ours["body"].startswith("<!-- assay compare -->\n| row |\n")
@@ -157,12 +166,17 @@ def test_a_tag_becomes_a_release_and_a_channel(tmp_path: Path, monkeypatch: pyte
     repository = Repository.create(tmp_path / "repository", ARTIFACTS)
     monkeypatch.chdir(repository.folder)
     digest = make_image()
-    variables = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "ASSAY_CHANNEL": "stable"}
+    repository.variables |= {
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "ASSAY_CHANNEL": "stable",
+    }
     with registry_server.serve() as registry:
         place = f"127.0.0.1:{registry.port}/team/model"
-        without = repository.run("ci/release.sh", "v1.2.3", check=False, **variables)
-        repository.run("ci/release.sh", "v1.2.3", ASSAY_REGISTRY=place, **variables)
-        tags = repository.run("assay", "rollback", "--list", "stable", "--registry", place, **variables).stdout
+        without = repository.run("ci/release.sh", "v1.2.3", check=False)
+        repository.variables["ASSAY_REGISTRY"] = place
+        repository.run("ci/release.sh", "v1.2.3")
+        tags = repository.run("assay", "rollback", "--list", "stable", "--registry", place).stdout
     assert without.returncode != 0
     assert "ASSAY_REGISTRY" in without.stderr
     released = Release.load(Path("release.json"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import s3_server
 from tests.e2e.workspace import Workspace, made
 
 ARTIFACTS = ("gguf-f16", "gguf-q8_0", "gguf-q2_k", "gptq-int4", "awq-int4", "onnx-fp32", "onnx-int4")
@@ -165,6 +167,9 @@ def test_one_recipe_changed_reruns_its_four_stages_and_the_selection(finished: W
     assert after["gguf-q2_k"]["bytes"] > before["gguf-q2_k"]["bytes"]  # type: ignore[index]
     table = finished.run("dvc", "metrics", "diff", "--md").stdout
     assert "gguf-q2_k.perplexity_ratio" in table
+    compared = finished.run("python", "-m", "pipeline", "compare").stdout
+    assert re.search(r"\| gguf-q2_k \| `kld_mean` \| .* \| yes \| better \|", compared), "token by token"
+    assert re.search(r"\| gguf-q2_k \| `bytes` \| .* \| worse \|", compared)
     finished.run("git", "checkout", "--", ".")
     finished.run("dvc", "checkout", "--allow-missing")
     assert set(finished.repro()) <= IMAGE
@@ -182,6 +187,26 @@ def test_a_clean_clone_with_the_cache_restores_instead_of_building(finished: Wor
     assert clone.read("verification.json") == finished.read("verification.json") or clone.green
     for name, record in start.items():
         assert (clone.folder / f"artifacts/{name}/assay.json").read_bytes() == record
+
+
+def test_a_remote_in_s3_brings_everything_back(finished: Workspace, tmp_path: Path) -> None:
+    with s3_server.serve() as store:
+        clone = Workspace(tmp_path / "clone", **{**finished.environment, **s3_server.KEYS})
+        subprocess.run(["git", "clone", "-q", finished.folder, clone.folder], check=True)
+        pushing = Workspace(finished.folder, **clone.environment)
+        for each in (pushing, clone):
+            each.run("dvc", "remote", "add", "--local", "store", f"s3://{store.bucket}/dvc")
+            each.run("dvc", "remote", "modify", "--local", "store", "endpointurl", store.endpoint)
+        pushing.run("dvc", "push", "--remote", "store")
+        clone.run("dvc", "remote", "default", "--local", "store")
+        clone.run("dvc", "pull", "--allow-missing")
+        assert clone.repro("--pull", "--allow-missing", "selection") == []
+        same = clone.run("python", "-m", "pipeline", "compare", "--all", "--fail-on", "unclear").stdout
+    assert " same." in same
+    for name in ARTIFACTS:
+        record = f"artifacts/{name}/assay.json"
+        assert clone.read_text(record) == finished.read_text(record)
+    pushing.run("dvc", "remote", "remove", "--local", "store")
 
 
 def test_no_artifact_passes_names_the_nearest_miss_and_still_writes_the_selection(finished: Workspace) -> None:

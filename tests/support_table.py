@@ -31,12 +31,15 @@ class Found(Record):
     family: str
     backend: str
     reason: str | None
+    by: str | None
 
 
 class Answer(Record):
     """What a backend says to a family: None where it takes it, else why not."""
 
     reason: str | None
+    by: str | None = None
+    """Which of its tools takes it, where that is not the usual one."""
 
 
 class Row(Record):
@@ -68,10 +71,11 @@ def render(support: Support) -> str:
     for row in support.families.values():
         cells = []
         for backend in BACKENDS:
-            reason = row.backends[backend].reason
+            reason, by = row.backends[backend].reason, row.backends[backend].by
             if reason is not None and reason not in reasons:
                 reasons.append(reason)
-            cells.append("yes" if reason is None else f"no ({reasons.index(reason) + 1})")
+            yes = f"yes, by {by}" if by else "yes"
+            cells.append(yes if reason is None else f"no ({reasons.index(reason) + 1})")
         lines.append(f"| {row.title} | `{row.architecture}` | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *(f"{i}. {reason}" for i, reason in enumerate(reasons, 1))])
 
@@ -105,7 +109,7 @@ def measure() -> int:
     """Run the tests; write docs/support.json if every family met every backend and nothing failed."""
     collector = Collector()
     code = pytest.main([str(TESTS), "-q", "--durations=10"], plugins=[collector])
-    answers = {(one.family, one.backend): Answer(reason=one.reason) for one in collector.found}
+    answers = {(one.family, one.backend): Answer(reason=one.reason, by=one.by) for one in collector.found}
     missing = [
         f"{family} x {backend}" for family in FAMILIES for backend in BACKENDS if (family, backend) not in answers
     ]

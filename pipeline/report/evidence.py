@@ -166,8 +166,8 @@ def again() -> tuple[Block, ...]:
     return (
         Prose(
             text="To get the same, on this machine or another: check out the revision of the repository that holds "
-            "this report, whose `params.yaml` and `dvc.lock` name every input. The same artifacts come out to the bit; "
-            "times do not repeat."
+            "this report, whose `params.yaml` and `dvc.lock` name every input. Artifacts come out to "
+            "the bit where their tools repeat themselves; times do not repeat."
         ),
         Code(text="make setup\n.venv/bin/dvc repro selection"),
     )

@@ -107,15 +107,15 @@ function throughput() {
 
 function waits() {
   const choice = byId("waits-x");
-  const streams = Number(byId("waits-streams").value);
+  const load = byId("waits-streams");
   const title = choice.selectedOptions[0].textContent;
-  const rows = data.waits.filter((row) => row.streams === streams)
+  const rows = data.waits.filter((row) => row.streams === Number(load.value))
     .flatMap((row) => row[choice.value].map((value) => ({ artifact: row.artifact, [choice.value]: value })));
   const spec = filled(data.templates.waits, {
-    DATA: rows, X: choice.value, Y: "artifact", X_LABEL: `${title}, ms`, COLOR: { value: "var(--accent)" },
+    DATA: rows, X: choice.value, Y: "artifact", X_LABEL: `${title} at ${load.selectedOptions[0].textContent}, ms`, COLOR: { value: "var(--accent)" },
   });
   if (!logarithmic(rows, choice.value)) spec.layer[0].encoding.x.scale.type = "linear";
-  return draw("waits", `${title} of requests at ${byId("waits-streams").selectedOptions[0].textContent}, in milliseconds`, spec);
+  return draw("waits", `${title} of requests at ${load.selectedOptions[0].textContent}, in milliseconds`, spec);
 }
 
 const plots = Object.fromEntries(Object.entries({ tradeoff, throughput, waits }).filter(([name]) => byId(name)));

@@ -286,7 +286,7 @@ def _known_keys() -> set[str]:
     """Every key that some part of params.yaml knows."""
     models: list[type[BaseModel]] = [Params, CheckpointParams, TextParams, CorpusParams, GreedyParams, LatencyParams]
     models += [ServingParams, SloParams, TasksParams, SelectionParams, ImageParams, CostParams, Objective, Bound]
-    models += get_args(get_args(AnyRecipe)[0])
+    models += [Placement, *get_args(get_args(AnyRecipe)[0])]
     return {field.alias or name for model in models for name, field in model.model_fields.items()}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from evals.statistics import Estimate
 from pipeline import oci
-from pipeline.images import wheels
+from pipeline.images import manifest, wheels
 from pipeline.records import Artifact, Checkpoint, Image, Standing
 from pipeline.toolchains import llama_cpp
 
@@ -38,6 +38,8 @@ def bom(
     ]
     if engine == "llama_cpp":
         components.append(_llama_cpp())
+    if manifest.load().public(engine) is not None:
+        components.append(_runtime(image))
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
@@ -106,6 +108,19 @@ def _python(engine: str) -> Iterator[dict[str, Any]]:
             "purl": purl,
             "hashes": [_sha256(one.sha256)],
         }
+
+
+def _runtime(image: Image) -> dict[str, Any]:
+    """A runtime that came as an image: what its Python holds is for that image's own publisher to list."""
+    assert image.base is not None
+    assert image.base_digest is not None
+    return {
+        "bom-ref": "runtime",
+        "type": "container",
+        "name": image.base.rpartition(":")[0],
+        "version": image.base.rpartition(":")[2],
+        "hashes": [_sha256(image.base_digest)],
+    }
 
 
 def _llama_cpp() -> dict[str, Any]:

@@ -306,6 +306,17 @@ def test_the_bill_of_materials_follows_its_schema_and_holds_the_measurements(eng
     assert {"numpy", "fastapi", "llama-cpp-python"} <= kinds.keys()
 
 
+def test_the_bill_of_materials_names_a_runtime_that_came_as_an_image(engine: Layout) -> None:
+    given = records()
+    base = {"base": "docker.io/vllm/vllm-openai:v1", "base_digest": DIGEST}
+    parts = given["artifact"], given["checkpoint"], given["standing"]
+    made = sbom.bom(given["image"].model_copy(update=base), "vllm", engine, *parts)
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(made)) is None
+    (runtime,) = (one for one in made["components"] if one["type"] == "container")
+    assert (runtime["name"], runtime["version"]) == ("docker.io/vllm/vllm-openai", "v1")
+    assert runtime["hashes"] == [{"alg": "SHA-256", "content": DIGEST[7:]}]
+
+
 def test_provenance_names_everything_that_went_in() -> None:
     given = records()
     parts = given["artifact"], given["checkpoint"], given["corpus"]

@@ -25,6 +25,10 @@ IMAGE = {"engine", "image", "verification"}
 """Stages whose outputs are too large to be kept twice: a clone makes them again, to the same digest."""
 
 
+pytestmark = pytest.mark.timeout(1800)
+"""Of the first test, which makes everything, image included: minutes, and many of them on a machine with other work."""
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     folder = tmp_path_factory.mktemp("flow")
@@ -46,7 +50,7 @@ def finished(workspace: Workspace) -> Workspace:
         ["dvc", "repro"], cwd=workspace.folder, env=workspace.env, stdout=log, stderr=log, start_new_session=True
     )
     building = workspace.folder / ".assay/partial/artifacts-awq-int4"
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not building.exists():
         assert killed.poll() is None, (workspace.folder / "killed.log").read_text()[-3000:]
         assert time.monotonic() < deadline

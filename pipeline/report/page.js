@@ -58,7 +58,7 @@ function apart(spec) {
     for (const mark of marks ?? []) {
       if (mark.name === "labels_marks") {
         const moved = { type: "label", size: { signal: "[width, height]" }, avoidMarks: ["points_marks"], padding: null,
-          anchor: ["top-right", "right", "bottom-right", "top", "bottom", "top-left", "left", "bottom-left"], offset: [3, 8] };
+          anchor: ["top-right", "right", "bottom-right", "top", "bottom", "top-left", "left", "bottom-left"], offset: [9, 8, 9, 8, 8, 9, 8, 9] };
         mark.transform = [moved];
         for (const set of Object.values(mark.encode)) for (const place of ["dx", "dy", "align"]) delete set[place];
       }

@@ -196,6 +196,20 @@ def test_texts_stand_out_from_the_ground(tab: Browser, address: str, dark: bool)
         assert tab.run(f"({ratio})('series-{number}', 'paper')") >= 3
 
 
+def test_a_point_tells_its_figures_under_the_mouse(tab: Browser, run: tuple[Selection, content.Run]) -> None:
+    tab.run("document.querySelector('#tradeoff').scrollIntoView()")
+    point = "#tradeoff .mark-symbol.role-mark path"
+    at = tab.run(f"document.querySelector({point!r}).getBoundingClientRect().toJSON()")
+    x, y = at["x"] + at["width"] / 2, at["y"] + at["height"] / 2
+    tab.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+    shown = tab.until("document.querySelector('#vg-tooltip-element.visible')?.innerText")
+    assert any(standing.name in shown for standing in run[0].ranking)
+    assert "KLD, nats" in shown
+    box = tab.run("document.querySelector('#vg-tooltip-element').getBoundingClientRect().toJSON()")
+    assert abs(box["x"] - x) + abs(box["y"] - y) < 300, "near the mouse"
+    assert tab.errors == []
+
+
 def test_controls_and_plots_have_names(tab: Browser) -> None:
     nodes = tab.send("Accessibility.getFullAXTree")["nodes"]
     kinds = ("button", "combobox", "image", "link", "table", "region", "navigation")

@@ -22,7 +22,7 @@ class Runner(Protocol):
 
     @property
     def settings(self) -> Mapping[str, str]:
-        """What the numbers depend on beside weights and ids: runtime and version, attention kernel, dtype, device, threads."""
+        """What the numbers depend on beside weights and ids: runtime and version, attention, dtype, device, threads."""
         ...
 
     def logits(self, ids: Ids) -> Iterator[Logits]:

@@ -10,6 +10,7 @@ python -m tests.bench overload     a minute of four times as many requests as ca
 python -m tests.bench shipping     what a release sends after a change of code, and after none
 python -m tests.bench engines      output tokens per second of the engines that serve, of one stream and of several
 python -m tests.bench memory       peak memory of each conversion on checkpoints of random weights
+python -m tests.bench gpu          what a GPU makes of a billion random weights; not among everything, as it needs one
 """
 
 import sys
@@ -22,6 +23,7 @@ from rich.table import Table
 
 from tests.bench.flow import flow
 from tests.bench.gateway import gateway, overload
+from tests.bench.gpu import gpu
 from tests.bench.memory import memory
 from tests.bench.scoring import scoring, vocabulary
 from tests.bench.serving import engines
@@ -32,7 +34,10 @@ from tests.bench.workspace import Row
 BENCHMARKS = {
     "flow": flow, "scoring": scoring, "tasks": tasks, "vocabulary": vocabulary, "gateway": gateway,
     "overload": overload, "shipping": shipping, "engines": engines, "memory": memory,
+    "gpu": gpu,
 }  # fmt: skip
+ASKED_FOR = ("gpu",)
+"""Run when they are named only."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         raise SystemExit(f"{unknown[0]}: no such benchmark; known: {', '.join(BENCHMARKS)}")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="assay-bench-") as scratch:
-        for name in arguments or BENCHMARKS:
+        for name in arguments or [name for name in BENCHMARKS if name not in ASKED_FOR]:
             folder = Path(scratch) / name
             folder.mkdir()
             rows += BENCHMARKS[name](folder)

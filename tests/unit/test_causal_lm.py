@@ -5,8 +5,11 @@ import pytest
 import torch
 from transformers import Lfm2Config, Lfm2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from pipeline.backends.common import causal_lm
+from pipeline.backends.common import causal_lm, device
 from pipeline.backends.common.causal_lm import CausalLMRunner
+from pipeline.compute import Compute
+from pipeline.errors import RequirementError
+from pipeline.records import Gpu
 
 
 def test_convolutions_do_not_carry_one_continuation_into_the_next() -> None:
@@ -23,6 +26,15 @@ def test_convolutions_do_not_carry_one_continuation_into_the_next() -> None:
     for continuation, logits in zip(several, together, strict=True):
         alone = np.concatenate([block.copy() for block in runner.logits(np.concatenate([prompt, continuation]))])
         np.testing.assert_allclose(logits, alone[len(prompt) - 1 :], atol=1e-3)
+
+
+def test_a_gpu_that_torch_cannot_use_is_not_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a build of torch for CPUs: the CPU would take hours, under the name of a machine with a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    gpu = Gpu(name="NVIDIA L4", compute_capability="8.9", memory_mib=23034, driver="570.10")
+    with pytest.raises(RequirementError, match=r"torch .* cannot use the NVIDIA L4 that is here; install"):
+        device.prepare(Compute(threads=torch.get_num_threads(), gpus=(gpu,)))
 
 
 def test_generating_between_two_blocks_of_a_scoring_changes_neither(monkeypatch: pytest.MonkeyPatch) -> None:

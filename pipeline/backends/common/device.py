@@ -23,7 +23,7 @@ def prepare(compute: Compute) -> str:
     if not torch.cuda.is_available():
         raise RequirementError(
             f"torch {torch.__version__} cannot use the {compute.name} that is here; install a build of this version "
-            "for CUDA that the driver supports, or set device: cpu in params.yaml"
+            "for CUDA that the driver supports, or set device: cpu in params.yaml, ASSAY_DEVICE=cpu for a gateway"
         )
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it only finds bugs

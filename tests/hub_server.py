@@ -240,11 +240,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _body(self, content: bytes, headers: dict[str, str], fault: Fault | None) -> None:
         status, start = 200, 0
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        asked, end = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")), len(content)
         if asked and self.hub.ranges:
-            status, start = 206, int(asked[1])
-            headers = {**headers, "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-        body = content[start:]
+            status, start, end = 206, int(asked[1]), min(end, int(asked[2] or end) + 1)
+            headers = {**headers, "Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}
+        body = content[start:end]
         if fault is not None and fault.flip:
             body = body[:-1] + bytes([body[-1] ^ 1])
         with self.hub.lock:

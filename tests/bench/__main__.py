@@ -10,6 +10,8 @@ python -m tests.bench overload     a minute of four times as many requests as ca
 python -m tests.bench shipping     what a release sends after a change of code, and after none
 python -m tests.bench engines      output tokens per second of the engines that serve, of one stream and of several
 python -m tests.bench memory       peak memory of each conversion on checkpoints of random weights
+python -m tests.bench sizing       what `assay plan` foretells of a billion parameters against what comes of it; not
+                                   among everything, as it takes an hour
 python -m tests.bench gpu          what a GPU makes of a billion random weights; not among everything, as it needs one
 """
 
@@ -28,15 +30,16 @@ from tests.bench.memory import memory
 from tests.bench.scoring import scoring, vocabulary
 from tests.bench.serving import engines
 from tests.bench.shipping import shipping
+from tests.bench.sizing import sizing
 from tests.bench.tasks import tasks
 from tests.bench.workspace import Row
 
 BENCHMARKS = {
     "flow": flow, "scoring": scoring, "tasks": tasks, "vocabulary": vocabulary, "gateway": gateway,
     "overload": overload, "shipping": shipping, "engines": engines, "memory": memory,
-    "gpu": gpu,
+    "gpu": gpu, "sizing": sizing,
 }  # fmt: skip
-ASKED_FOR = ("gpu",)
+ASKED_FOR = ("gpu", "sizing")
 """Run when they are named only."""
 
 

@@ -11,10 +11,12 @@ from pipeline.backends.onnx.recipe import Onnx
 from pipeline.backends.safetensors.recipe import Safetensors
 from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
 
-AnyRecipe: TypeAlias = Annotated[Gguf | Gptq | Awq | Onnx | Safetensors | TensorRtLlm, Field(discriminator="backend")]
+Rooms: TypeAlias = Gguf | Gptq | Awq | Onnx | Safetensors | TensorRtLlm
+
+AnyRecipe: TypeAlias = Annotated[Rooms, Field(discriminator="backend")]
 
 if TYPE_CHECKING:
     from pipeline.backends.contract import Recipe
 
-    def _every_room_has_the_same_doors(recipe: Gguf | Gptq | Awq | Onnx | Safetensors | TensorRtLlm) -> Recipe:
+    def _every_room_has_the_same_doors(recipe: Rooms) -> Recipe:
         return recipe

@@ -12,6 +12,7 @@ python -m tests.bench engines      output tokens per second of the engines that 
 python -m tests.bench memory       peak memory of each conversion on checkpoints of random weights
 python -m tests.bench sizing       what `assay plan` foretells of a billion parameters against what comes of it; not
                                    among everything, as it takes an hour
+python -m tests.bench report       how long the report of 50 artifacts takes, and how large it is
 python -m tests.bench gpu          what a GPU makes of a billion random weights; not among everything, as it needs one
 """
 
@@ -27,6 +28,7 @@ from tests.bench.flow import flow
 from tests.bench.gateway import gateway, overload
 from tests.bench.gpu import gpu
 from tests.bench.memory import memory
+from tests.bench.report import report
 from tests.bench.scoring import scoring, vocabulary
 from tests.bench.serving import engines
 from tests.bench.shipping import shipping
@@ -36,8 +38,8 @@ from tests.bench.workspace import Row
 
 BENCHMARKS = {
     "flow": flow, "scoring": scoring, "tasks": tasks, "vocabulary": vocabulary, "gateway": gateway,
-    "overload": overload, "shipping": shipping, "engines": engines, "memory": memory,
-    "gpu": gpu, "sizing": sizing,
+    "overload": overload, "shipping": shipping, "engines": engines, "memory": memory, "report": report, "gpu": gpu,
+    "sizing": sizing,
 }  # fmt: skip
 ASKED_FOR = ("gpu", "sizing")
 """Run when they are named only."""

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from evals.runner import Ids, Logits, Runner
@@ -22,7 +24,8 @@ from pipeline.backends.contract import Contents
 from pipeline.backends.onnx import genai
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.compute import Compute
-from pipeline.errors import MeasurementError
+from pipeline.errors import BuildError, MeasurementError
+from tests.contract.packed import float_model, logits, unpacked
 from tests.families import FAMILIES
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
@@ -348,3 +351,85 @@ def test_settings_without_effect_are_refused(options: dict[str, Any]) -> None:
     """The builder would accept most of these and ignore them, or write a graph that does not load."""
     with pytest.raises(ValueError, match=r"has no effect|needs algorithm|Input should be"):
         Onnx.model_validate({"backend": "onnx", **options})
+
+
+def packed(checkpoint: Path, folder: Path) -> Path:
+    """Write a GPTQ artifact of 4 bits in groups of 64, rounded to nearest, as GPTQModel lays it out."""
+    folder.mkdir()
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        for name, weight in load_file(path).items():
+            if ".layers." not in name or weight.ndim < 2:
+                tensors[name] = weight
+                continue
+            grouped = weight.float().unflatten(1, (-1, 64))
+            scales = (grouped.abs().amax(2) / 8).half()
+            codes = (grouped / scales.float()[..., None]).round().clamp(-8, 7).flatten(1).to(torch.int32) + 8
+            stem = name.removesuffix("weight")
+            tensors[f"{stem}qweight"] = words(codes.T.reshape(-1, 8, len(codes)).transpose(1, 2))
+            tensors[f"{stem}qzeros"] = words(torch.full((scales.shape[1], len(codes) // 8, 8), 7))
+            tensors[f"{stem}scales"] = scales.T.contiguous()
+            tensors[f"{stem}g_idx"] = torch.arange(weight.shape[1], dtype=torch.int32) // 64
+    save_file(tensors, folder / "model.safetensors")
+    for path in checkpoint.iterdir():
+        if "safetensors" not in path.name:
+            shutil.copyfile(path, folder / path.name)
+    config = json.loads((folder / "config.json").read_text())
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False, "sym": True}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+    return folder
+
+
+def words(fields: torch.Tensor) -> torch.Tensor:
+    """Pack the last axis, eight integers of 4 bits, into one of 32, lowest first."""
+    shifted = fields.numpy().astype(np.uint32) << np.arange(0, 32, 4, dtype=np.uint32)
+    return torch.from_numpy(np.ascontiguousarray(np.bitwise_or.reduce(shifted, axis=-1)).view(np.int32))
+
+
+def test_a_gptq_artifact_is_taken_as_it_is(checkpoint: Path, ids: Ids, tmp_path: Path) -> None:
+    """Its integers, scales and zero points, its head in floats: what an exact kernel makes of that very artifact."""
+    source = packed(checkpoint, tmp_path / "gptq")
+    recipe = Onnx.model_validate(
+        {"backend": "onnx", "from": "artifacts/gptq", "precision": "int4", "accuracy_level": 1}
+    )
+    assert recipe.refusal(json.loads((source / "config.json").read_text())) is None
+    artifact = build(recipe, source, tmp_path / "artifact")
+    expected = logits(float_model(checkpoint, unpacked(source, 4, 64)), ids)
+    with recipe.open(artifact, Compute(threads=2)) as runner:
+        np.testing.assert_allclose(score(runner, ids), expected, atol=5e-3)
+    with inspected(recipe, artifact, checkpoint) as (_, problems):
+        assert problems == []
+
+
+def test_gptq_groups_out_of_order_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "gptq").mkdir()
+    (tmp_path / "gptq" / "config.json").write_text("{}")
+    save_file({"model.layers.0.mlp.g_idx": torch.tensor([1, 1, 0, 0])}, tmp_path / "gptq" / "model.safetensors")
+    recipe = Onnx.model_validate({"backend": "onnx", "from": "artifacts/gptq", "precision": "int4"})
+    with pytest.raises(BuildError, match="out of order"):
+        build(recipe, tmp_path / "gptq", tmp_path / "artifact")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "no GPTQ or AWQ artifact"),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 64}, "needs 4 bits"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": True}, "activation order"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, "blocks of -1"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, None),
+    ],
+)
+def test_sources_that_the_builder_cannot_take_as_they_are(settings: dict[str, Any], words: str | None) -> None:
+    recipe = Onnx.model_validate({"backend": "onnx", "from": "artifacts/gptq", "precision": "int4"})
+    reason = recipe.refusal({"architectures": ["LlamaForCausalLM"], "quantization_config": settings})
+    assert reason is None if words is None else words in str(reason)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"precision": "fp32"}, {"precision": "int8", "exporter": "optimum"}, {"precision": "int4", "block_size": 64}],
+)
+def test_options_that_a_quantized_source_leaves_no_room_for(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="artifacts/gptq"):
+        Onnx.model_validate({"backend": "onnx", "from": "artifacts/gptq", **options})

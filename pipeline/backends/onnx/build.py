@@ -9,7 +9,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from safetensors import safe_open
+
 from pipeline import processes
+from pipeline.backends.common import stored
 from pipeline.backends.contract import Built
 from pipeline.backends.onnx import genai, graph
 from pipeline.errors import BuildError
@@ -54,6 +58,7 @@ def build(recipe: "Onnx", checkpoint: Path, out: Path) -> Built:
 
     It never runs code from the checkpoint (hf_remote is false by default), and no token is looked up.
     """
+    _check_groups(checkpoint)
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=out.parent) as scratch:
         command: list[str | Path] = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
         command += ["--input", checkpoint.resolve(), "--output", out.resolve()]
@@ -77,6 +82,19 @@ def build(recipe: "Onnx", checkpoint: Path, out: Path) -> Built:
     return Built(tools={name: importlib.metadata.version(name) for name in TOOLS}, notes=notes)
 
 
+def _check_groups(source: Path) -> None:
+    """Refuse GPTQ groups whose columns are no neighbours: the builder unpacks by their numbers, and packs without."""
+    for path in stored.files(source):
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 (not a mapping: it has no iterator)
+                if not name.endswith(".g_idx"):
+                    continue
+                groups = file.get_tensor(name)
+                size = len(groups) // (int(groups.max()) + 1)
+                if (groups != np.arange(len(groups)) // size).any():
+                    raise BuildError(f"{source}: {name} puts columns into groups out of order; ONNX has none such")
+
+
 def _set_tokenizer_class(out: Path) -> tuple[str, ...]:
     """Have onnxruntime-genai tokenize SentencePiece BPE vocabularies as nearly exactly as it can; note what remains.
 
@@ -97,6 +115,8 @@ def _set_tokenizer_class(out: Path) -> tuple[str, ...]:
 def _options(recipe: "Onnx") -> list[str]:
     if recipe.precision == "fp32":
         return ["hf_token=false"]
+    if recipe.source != "checkpoint":  # of such a folder the builder itself would round the head alone
+        return ["hf_token=false", f"accuracy_level={recipe.accuracy_level}", "nodes_to_exclude=/lm_head/MatMul"]
     options = [
         "hf_token=false",
         f"algo_config={recipe.effective_algorithm}",
@@ -115,9 +135,15 @@ def _notes(recipe: "Onnx", out: Path) -> tuple[str, ...]:
     """Say which weight matrices a quantized artifact keeps in float32, and how much of it they are."""
     if recipe.precision == "fp32":
         return ()
-    stored = list(graph.weights(out))
-    total = sum(one.bytes for one in stored)
-    kept = [one for one in stored if one.embedding and not one.packed]
+    weights = list(graph.weights(out))
+    total = sum(one.bytes for one in weights)
+    if recipe.source != "checkpoint":
+        floats = [one for one in weights if not one.packed and len(one.proto.dims) >= 2]
+        return tuple(
+            f"{one.name} is kept in float32, as {recipe.source} keeps it in floats: {one.bytes} of {total} weight bytes"
+            for one in floats
+        )
+    kept = [one for one in weights if one.embedding and not one.packed]
     return tuple(
         f"{one.name} is kept in float32: {one.bytes} of {total} weight bytes; onnxruntime-genai quantizes an input "
         "embedding at int4 only, when it is tied to the head or quantize_embeddings asks for it"

@@ -21,6 +21,9 @@ from pipeline.sizing.model import Model
 
 Algorithm = Literal["default", "k_quant"]
 
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+"""Of MatMulNBits."""
+
 ACTIVATIONS = frozenset(
     {
         "silu",
@@ -62,7 +65,9 @@ class Onnx(Record):
     """An ONNX folder of one precision. Activations are float32, so there is no fp16: CPUs emulate it."""
 
     backend: Literal["onnx"]
-    source: Literal["checkpoint"] = Field(default="checkpoint", alias="from")
+    source: str = Field(default="checkpoint", alias="from", pattern=r"^(checkpoint|artifacts/[^/]+)$")
+    """The checkpoint, or a gptq or awq recipe's artifact: its integers, scales and zero points are taken as they are,
+    so one calibration serves two runtimes, and its output head stays float."""
     exporter: Literal["genai", "optimum"] = "genai"
     """`genai`: onnxruntime-genai's model builder, with operators made for this work. `optimum`: torch's exporter by way
     of optimum-onnx, one operator for each step, for the many architectures that the builder does not know."""
@@ -94,6 +99,11 @@ class Onnx(Record):
                 raise ValueError(f"{', '.join(idle)}: has no effect with exporter: optimum; remove it")
             if self.precision == "int4":
                 raise ValueError("precision: int4 needs exporter: genai; optimum makes fp32 and int8")
+        if self.source != "checkpoint":
+            if self.exporter != "genai" or self.precision == "fp32":
+                raise ValueError(f"from: {self.source} needs exporter: genai and precision: int4 or int8, its bits")
+            if taken := [name for name in idle if name != "accuracy_level"]:
+                raise ValueError(f"{', '.join(taken)}: has no effect with from: {self.source}; remove it")
         if self.precision == "fp32" and idle:
             raise ValueError(f"{', '.join(idle)}: has no effect at precision fp32; remove it")
         for name in ("int8_parts", "quantize_embeddings"):
@@ -143,7 +153,23 @@ class Onnx(Record):
             return f"onnxruntime-genai's model builder does not know {architecture}"
         if known[architecture] != "cpu":
             return f"onnxruntime-genai builds {architecture} for {known[architecture]} only"
-        return _unsupported_option(architecture, config)
+        return self._unfit_source(config.get("quantization_config") or {}) or _unsupported_option(architecture, config)
+
+    def _unfit_source(self, stored: Mapping[str, Any]) -> str | None:
+        """Say what of a quantized folder the builder cannot take as it is; it would fail late, or pass over it."""
+        method = stored.get("quant_method")
+        if self.source == "checkpoint":
+            quantized = f"the checkpoint is already quantized ({method}); build from the unquantized one"
+            return quantized if stored else None
+        if method not in ("gptq", "awq"):
+            return f"{self.source} is no GPTQ or AWQ artifact"
+        if stored.get("bits") != (bits := 4 if self.precision == "int4" else 8):
+            return f"precision {self.precision} needs {bits} bits, and {self.source} has {stored.get('bits')}"
+        if stored.get("desc_act"):
+            return f"{self.source} has activation order, and MatMulNBits has the columns of a group side by side"
+        if stored.get("group_size") not in BLOCK_SIZES:
+            return f"MatMulNBits has no blocks of {stored.get('group_size')} weights, the group size of {self.source}"
+        return None
 
     def lacks(self, gpus: Sequence[Gpu]) -> str | None:
         """See Recipe.lacks: every CPU will do."""
@@ -201,9 +227,6 @@ class Onnx(Record):
 
 def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | None:
     """Name the setting of a known architecture that the builder refuses, or would pass over."""
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        return f"the checkpoint is already quantized ({method}); build from the unquantized one"
     if architecture in CONVOLUTIONAL:
         return f"layers of {architecture} keep convolution states, and only keys and values are kept here"
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"

@@ -59,6 +59,8 @@ def _genai(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]
     floats = 32.0 * weight.parameters
     if recipe.precision == "fp32" or len(weight.shape) < 2:
         return floats, floats
+    if recipe.source != "checkpoint":
+        return _taken(recipe, weight, tied=tied)
     least, most = _quantized(recipe, weight)
     if weight.name.endswith(EMBEDDINGS):
         shared = recipe.precision == "int4"
@@ -69,6 +71,18 @@ def _genai(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]
             return kept, kept
     elif tied and weight.name.endswith(HEADS):
         return 0.0, 0.0
+    return least, most
+
+
+def _taken(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]:
+    """Bits of what a GPTQ or AWQ artifact gives: groups of 128 to 32, each a float32 scale and a zero point."""
+    floats = 32.0 * weight.parameters
+    if tied and weight.name.endswith(HEADS):
+        return 0.0, 0.0
+    if weight.name.endswith((*EMBEDDINGS, *HEADS)):
+        return floats, floats
+    width = 8 if recipe.precision == "int8" else 4
+    least, most = ((width + (32 + width) / group) * weight.parameters for group in (128, 32))
     return least, most
 
 

@@ -12,7 +12,7 @@ from pipeline.sizing.fit import gigabytes
 
 COLUMNS = (
     "artifact", "size", "bits/weight", "weights in memory", "cache, KB/token", "serving", "building", "disk to build",
-    "tok/s at most, 1", "all", "here",
+    "tok/s at most, 1", "all", "verdict",
 )  # fmt: skip
 
 
@@ -57,13 +57,13 @@ def _heading(found: Plan) -> list[str]:
     how = "counted from config.json alone" if found.counted else f"stored as {found.dtype}"
     active = "" if found.active_parameters > 0.8 * found.parameters else f", {billions(found.active_parameters)} active"
     speed = machine.bandwidth_bytes_per_second
-    price = "" if machine.price_per_hour is None else f", ${machine.price_per_hour:g}/h ({machine.price_source})"
     gpus = f"{machine.count} x {machine.gpu}, " if machine.gpu else ""
     return [
         f"{escape(found.checkpoint)}: {billions(found.parameters)} parameters{active}, {how}, "
         f"{gigabytes(found.checkpoint_bytes)}; cache {found.cache_bytes_per_token / 1000:.1f} KB/token in 16 bits",
         f"{machine.name}: {gpus}{gigabytes(machine.usable_bytes)} usable, "
-        f"{'bandwidth unknown' if speed is None else f'{speed / 1e9:,.0f} GB/s'} ({escape(machine.source)}){price}",
+        f"{'bandwidth unknown' if speed is None else f'{speed / 1e9:,.0f} GB/s'} ({escape(machine.source)})",
+        *([] if machine.price_per_hour is None else [f"${machine.price_per_hour:g} an hour ({machine.price_source})"]),
         f"serving: {found.concurrency} streams of {found.context_tokens:,} tokens, filled; building: nothing cached",
     ]
 

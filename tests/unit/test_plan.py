@@ -93,6 +93,8 @@ def test_what_cannot_be_built_or_served_says_why_with_numbers(tmp_path: Path) ->
     experts = {row.name: row for row in plan(config(tmp_path, published.MIXTRAL), on="h200").rows}
     assert "mixture of experts" in str(experts["gptq-int4"].refused)
     assert experts["gguf-q4_k_m"].refused is None
+    quantized = config(tmp_path, {**published.LLAMA_8B, "quantization_config": {"quant_method": "fp8"}})
+    assert all("already quantized" in str(row.refused) for row in plan(quantized, on="h200").rows)
 
 
 def test_hardware_gates_follow_the_named_machine(tmp_path: Path) -> None:

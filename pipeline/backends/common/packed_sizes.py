@@ -59,6 +59,8 @@ def estimate(
             use=Use(bits=16, latent=load.gpus),
             process_bytes=PROCESS_BYTES[8 if unpacked else 4],
             # One matrix unpacked to floats at a time, by the kernel that unpacks.
+            # The file's pages stay mapped beside the integers that the kernel has packed anew.
+            copied_bytes=round(sum(map(of, model.weights)) / 8),
             work_bytes=4 * load.streams * model.vocabulary_size + (12 * model.hidden * model.inner if unpacked else 0),
         ),
         making=Making(anonymous_bytes=round(making), disk_bytes=0),

@@ -59,7 +59,7 @@ def _engine() -> oci.Layout:
 def _image(engine: oci.Layout, weights: Path, code: Path) -> int:
     """Assemble the image, and say of it that it was verified; return its bytes."""
     shutil.rmtree(paths.IMAGE, ignore_errors=True)
-    layout, layers = assemble.assemble(engine, weights, code, {}, {}, paths.IMAGE / "layout")
+    layout, layers = assemble.assemble(engine, weights, code, {}, {}, {}, paths.IMAGE / "layout")
     for name in ("sbom.cdx.json", "provenance.json"):
         (paths.IMAGE / name).write_text("{}")
     paths.REPORT.parent.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ FLOW = {
     "stages": {
         "selection": {
             "cmd": "python -m tests.runs",
-            "params": ["artifacts"],
+            "params": [{"run.yaml": ["artifacts"]}],
             "outs": ["measurements", {"selection.json": {"cache": False}}],
             "metrics": [{"metrics.json": {"cache": False}}],
         }
@@ -55,8 +55,8 @@ class Repository:
         return Repository(folder)
 
     def ask(self, artifacts: Artifacts) -> None:
-        """Write params.yaml."""
-        (self.folder / "params.yaml").write_text(yaml.safe_dump({"artifacts": artifacts}, sort_keys=False))
+        """Write run.yaml, which says what the run makes."""
+        (self.folder / "run.yaml").write_text(yaml.safe_dump({"artifacts": artifacts}, sort_keys=False))
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "-A")

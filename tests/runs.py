@@ -1,6 +1,6 @@
 """A finished run of a few artifacts without any model: records, and the figures of each token behind them.
 
-`python -m tests.runs` writes one into the folder it is started in, as `params.yaml` there asks: a flow for tests of
+`python -m tests.runs` writes one into the folder it is started in, as `run.yaml` there asks: a flow for tests of
 what acts on finished runs.
 """
 
@@ -166,8 +166,8 @@ def write_artifact(folder: Path, name: str, files: Mapping[str, bytes], source: 
 
 
 def main() -> None:
-    """Write the run that params.yaml asks for, with a metrics file as the real flow has one."""
-    wanted = yaml.safe_load(Path("params.yaml").read_text())["artifacts"]
+    """Write the run that run.yaml asks for, with a metrics file as the real flow has one."""
+    wanted = yaml.safe_load(Path("run.yaml").read_text())["artifacts"]
     write(Path(), {name: Made(content=name.encode(), **made) for name, made in wanted.items()})
     Path("metrics.json").write_text(json.dumps(wanted))
 

@@ -20,7 +20,7 @@ class Store:
     @property
     def environment(self) -> dict[str, str]:
         """What ci/remote.sh and the client read."""
-        return {**KEYS, "ASSAY_REMOTE": f"s3://{self.bucket}/dvc", "ASSAY_REMOTE_ENDPOINT": self.endpoint}
+        return {**KEYS, "ASSAY_REMOTE": f"s3://{self.bucket}/dvc", "AWS_ENDPOINT_URL": self.endpoint}
 
     def objects(self) -> int:
         """Count what is in the bucket."""

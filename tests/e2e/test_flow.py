@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -157,6 +158,26 @@ def test_the_winner_is_in_an_image_that_serves_what_was_measured(finished: Works
     assert finished.read("image/assay.json") == image, "two builds have one digest"
 
 
+def test_serve_answers_for_the_winner_and_ends_on_sigterm(finished: Workspace) -> None:
+    """The words of docs/serving.md, on a port that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = finished.env | {"ASSAY_API_KEYS": "team:secret-of-24-characters", "ASSAY_PORT": str(port)}
+    with subprocess.Popen([*("python", "-m", "pipeline", "serve")], cwd=finished.folder, env=env) as gateway:
+        url, deadline = f"http://127.0.0.1:{port}/v1/chat/completions", time.monotonic() + 120
+        body = {"model": finished.read("selection.json")["winner"], "max_tokens": 4}
+        body["messages"] = [{"role": "user", "content": "Hello"}]
+        request = f"-sfH 'Content-Type: application/json' -H 'Authorization: Bearer secret-of-24-characters' {url}"
+        while (answer := finished.run("bash", "-c", f"curl {request} -d '{json.dumps(body)}'", check=False)).returncode:
+            assert gateway.poll() is None
+            assert time.monotonic() < deadline, answer
+            time.sleep(0.5)
+        gateway.terminate()
+    assert json.loads(answer.stdout)["choices"][0]["message"]["role"] == "assistant"
+    assert gateway.returncode == 0
+
+
 def test_nothing_changed_means_nothing_runs(finished: Workspace) -> None:
     assert finished.repro() == []
 
@@ -195,12 +216,11 @@ def test_a_clean_clone_with_the_cache_restores_instead_of_building(finished: Wor
 
 def test_a_remote_in_s3_brings_everything_back(finished: Workspace, tmp_path: Path) -> None:
     with s3_server.serve() as store:
-        clone = Workspace(tmp_path / "clone", **{**finished.environment, **s3_server.KEYS})
+        clone = Workspace(tmp_path / "clone", **{**finished.environment, **store.environment})
         subprocess.run(["git", "clone", "-q", finished.folder, clone.folder], check=True)
         pushing = Workspace(finished.folder, **clone.environment)
         for each in (pushing, clone):
             each.run("dvc", "remote", "add", "--local", "store", f"s3://{store.bucket}/dvc")
-            each.run("dvc", "remote", "modify", "--local", "store", "endpointurl", store.endpoint)
         pushing.run("dvc", "push", "--remote", "store")
         clone.run("dvc", "remote", "default", "--local", "store")
         clone.run("dvc", "pull", "--allow-missing")

@@ -6,7 +6,9 @@ import pytest
 
 from pipeline import machine
 from pipeline.backends import AnyRecipe
+from pipeline.backends.awq.recipe import Awq
 from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gptq.recipe import Gptq
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.backends.safetensors.recipe import Safetensors
 from pipeline.errors import RequirementError
@@ -47,20 +49,34 @@ def test_the_demo_fits_and_is_predicted(name: str, params: Params) -> None:
     assert found.serving_gpu_bytes is None
 
 
-LARGER = (
-    (Gguf(backend="gguf", quantization="Q8_0"), 1051.6e6), (Gguf(backend="gguf", quantization="Q4_K_M"), 1050.4e6),
-    (Onnx(backend="onnx", precision="fp32"), 1660.0e6), (Onnx(backend="onnx", precision="int8"), 1027.9e6),
-    (Onnx(backend="onnx", precision="int4"), 914.4e6), (Safetensors(backend="safetensors", dtype="bfloat16"), 1082.7e6),
-)  # fmt: skip
+SMALLER, LARGER = (
+    {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 20, "num_attention_heads": 16},
+    {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32},
+)
+"""0.24 and 1.06 billion parameters: here weights and cache, not libraries, are most of it."""
+
+RANDOM = (
+    (SMALLER, Gguf(backend="gguf", quantization="Q8_0"), 1051.6e6),
+    (SMALLER, Gguf(backend="gguf", quantization="Q4_K_M"), 1050.4e6),
+    (SMALLER, Onnx(backend="onnx", precision="fp32"), 1660.0e6),
+    (SMALLER, Onnx(backend="onnx", precision="int8"), 1027.9e6),
+    (SMALLER, Onnx(backend="onnx", precision="int4"), 914.4e6),
+    (SMALLER, Safetensors(backend="safetensors", dtype="bfloat16"), 1082.7e6),
+    (LARGER, Gguf(backend="gguf", quantization="Q4_K_M"), 2744.4e6),
+    (LARGER, Gptq(backend="gptq", bits=4), 2028.8e6),
+    (LARGER, Gptq(backend="gptq", bits=8), 3139.0e6),
+    (LARGER, Awq(backend="awq"), 2026.7e6),
+)
 
 
-@pytest.mark.parametrize(("recipe", "serving_bytes"), LARGER)
-def test_serving_memory_of_a_larger_model_is_predicted(recipe: AnyRecipe, serving_bytes: float) -> None:
-    """244 million parameters, measured likewise: here weights and cache, not libraries, are most of it."""
+@pytest.mark.parametrize(("shape", "recipe", "serving_bytes"), RANDOM)
+def test_serving_memory_of_larger_models_is_predicted(
+    shape: dict[str, int], recipe: AnyRecipe, serving_bytes: float
+) -> None:
+    """Measured likewise on random weights."""
     config = {
-        "model_type": "llama", "vocab_size": 4096, "hidden_size": 1024, "intermediate_size": 2816, "head_dim": 64,
-        "num_hidden_layers": 20, "num_attention_heads": 16, "num_key_value_heads": 8, "tie_word_embeddings": False,
-        "max_position_embeddings": 1024,
+        **shape, "model_type": "llama", "vocab_size": 4096, "num_key_value_heads": shape["num_attention_heads"] // 2,
+        "head_dim": 64, "tie_word_embeddings": False, "max_position_embeddings": 1024,
     }  # fmt: skip
     load = Load(streams=4, context_tokens=4096, used_tokens=160)
     found = recipe.estimate(read.counted("random", config), load).serving.bytes

@@ -22,6 +22,7 @@ from evals.scoring import score
 from evals.windows import Windows
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.onnx.recipe import Onnx
+from pipeline.backends.onnx.decoder import Decoder
 from pipeline.backends.onnx.run import OnnxRunner
 from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact
@@ -351,6 +352,7 @@ def test_slots_know_nothing_of_each_other(family: str, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     with RECIPE.open(artifact, Compute(threads=2)) as runner:
         assert isinstance(runner, OnnxRunner)
+        assert isinstance(runner.decoder, Decoder)
         slots = OnnxSlots(runner.decoder, 4, 128)
         sequences: dict[int, list[int]] = {}
         for _ in range(60):

@@ -152,7 +152,7 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", sorted(count.DENSE - {"ministral"}))
+@pytest.mark.parametrize("family", sorted(count.DENSE))
 def test_counted_shapes_are_those_that_transformers_creates(family: str) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.browser import browser, executable
 from tests.repositories import Repository
 from tests.runs import Made, write
 
@@ -89,6 +90,26 @@ def test_folders_are_compared_outside_of_any_repository(tmp_path: Path) -> None:
     done = compare(Repository(tmp_path), "old", "new")
     assert done.stdout.startswith("# old → new\n")
     assert row(done.stdout, "a", "perplexity_ratio")[3:] == ["yes", "worse"]
+
+
+@pytest.mark.skipif(executable() is None, reason="Chromium is not installed: apt-get install chromium")
+def test_the_page_sorts_fits_a_phone_and_asks_the_network_for_nothing(tmp_path: Path) -> None:
+    for name, loss in (("old", 0.001), ("new", 0.03)):
+        write(tmp_path / name, {"a": Made(loss=loss), "b": Made(loss=loss / 2, rate=10 / loss)})
+    compare(Repository(tmp_path), "old", "new", "--html", "page.html")
+    address = (tmp_path / "page.html").as_uri()
+    with browser(tmp_path) as tab:
+        tab.open(address)
+        tab.click("#what-changed thead th:nth-child(2) button")
+        metrics = tab.run(
+            "[...document.querySelectorAll('#what-changed tbody tr')].map((row) => row.cells[1].innerText)"
+        )
+        tab.screen(390, 844, phone=True)
+        wide = tab.run("document.documentElement.scrollWidth")
+        assert (set(tab.requests), tab.errors) == ({address}, [])
+    assert metrics == sorted(metrics)
+    assert len(set(metrics)) > 2
+    assert wide <= 390
 
 
 def test_times_of_another_machine_are_unclear_and_another_text_is_not_paired(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from pipeline import params
-from tests import hub_server, registry_server, runs, s3_server
+from tests import checkpoints, hub_server, registry_server, runs, s3_server
 from tests.documents import ALL, PAGES, ROOT, Block
 from tests.repositories import Repository
 from tests.shipping import make_image
@@ -83,6 +83,7 @@ def workspace(_finished: Repository, tmp_path: Path) -> Iterator[Repository]:
             "HOME": str(tmp_path),
             "XDG_CACHE_HOME": str(tmp_path / "cache"),
         }
+        hub.add("org/name", checkpoints.tree())
         yield made
 
 

@@ -40,6 +40,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["corpus"] |= {"window_tokens": 128}
     params["corpus"]["calibration"]["windows"], params["corpus"]["evaluation"]["windows"] = 8, 8
+    params["greedy"] = {"prompts": 2, "prompt_tokens": 16, "output_tokens": 4}
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     return folder
 

@@ -100,6 +100,7 @@ def test_the_page_sorts_fits_a_phone_and_asks_the_network_for_nothing(tmp_path: 
     address = (tmp_path / "page.html").as_uri()
     with browser(tmp_path) as tab:
         tab.open(address)
+        tab.until("document.readyState === 'complete' && document.querySelector('#what-changed') !== null")
         tab.click("#what-changed thead th:nth-child(2) button")
         metrics = tab.run(
             "[...document.querySelectorAll('#what-changed tbody tr')].map((row) => row.cells[1].innerText)"

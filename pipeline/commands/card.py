@@ -2,6 +2,7 @@
 
 import yaml
 
+from pipeline.params import RECIPE
 from pipeline.records import Artifact, Checkpoint, Corpus, File, Reference, Selection, Standing
 from pipeline.report import blocks, markdown, table
 from pipeline.report.blocks import Cell
@@ -42,7 +43,9 @@ def _metadata(artifact: Artifact, checkpoint: Checkpoint, licence: str | None) -
     """What the Hub reads of a card; see hf.co/docs/hub/model-cards."""
     metadata: dict[str, object] = {} if licence is None else {"license": licence}
     if checkpoint.source.startswith(HUB):
-        metadata |= {"base_model": checkpoint.source.removeprefix(HUB), "base_model_relation": "quantized"}
+        metadata["base_model"] = checkpoint.source.removeprefix(HUB)
+        if RECIPE.validate_python(artifact.recipe).quantized:
+            metadata["base_model_relation"] = "quantized"
     return metadata | {"pipeline_tag": "text-generation", "tags": ["assay", str(artifact.recipe["backend"])]}
 
 
@@ -54,7 +57,7 @@ def _origin(artifact: Artifact, checkpoint: Checkpoint) -> str:
     at = f" at `{checkpoint.revision}`" if checkpoint.revision else ""
     return (
         f"`{artifact.name}` of {source}{at}, sha256 `{checkpoint.digest[:16]}`, {checkpoint.parameters:,} parameters. "
-        f"Recipe: {recipe}. Built with {tools}."
+        f"Recipe: {recipe}." + (f" Built with {tools}." if tools else "")
     )
 
 

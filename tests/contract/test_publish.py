@@ -67,7 +67,7 @@ def test_an_artifact_arrives_in_one_commit_with_its_card(server: Hub, workspace:
     assert {name: found[name] for name in FILES} == FILES
     card = found["README.md"].decode()
     metadata = yaml.safe_load(card.split("---\n")[1])
-    assert metadata["base_model"] == "org/base"
+    assert (metadata["base_model"], metadata["base_model_relation"]) == ("org/base", "quantized")
     assert metadata["license"] == "apache-2.0"
     assert re.search(r"\| perplexity vs reference, % \| \+\d\.\d\d \[\+\d\.\d\d, \+\d\.\d\d\] \|", card)
     assert "| 2 | onnx-int8" in card, "beside the others"

@@ -170,7 +170,8 @@ def estimate(found: Estimate | None, render: Callable[[float], str]) -> str:
 def verdict(standing: Standing, winner: str | None) -> str:
     """Say in a few words why an artifact stands where it stands."""
     if standing.unavailable:
-        return f"unavailable: {standing.unavailable}"
+        reason = standing.unavailable
+        return f"unavailable {reason}" if reason.startswith("here: ") else f"unavailable: {reason}"
     if standing.missed:
         return "; ".join(missed(gate) for gate in standing.missed)
     return "winner" if standing.name == winner else "passes"

@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -31,15 +32,14 @@ NOUNS = {
 }
 NAMED = ("artifact", "quality", "tasks", "latency")
 STRICT = ("inputs", "engine", "image")
-SHIPPING = ("release", "promote", "rollback", "export", "publish")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     ours, rest = _apart(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(ours)
+    options = _parser().parse_args(ours, argparse.Namespace(gateway_flags=rest))
     try:
-        _run(options, rest)
+        options.run(options)
     except AssayError as error:
         print(f"assay: {error}", file=sys.stderr)
         return error.exit_code
@@ -63,17 +63,12 @@ def _apart(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
+    """Each command's `run` is what carries it out."""
     parser = argparse.ArgumentParser(
         prog="assay", description="Build, measure and choose artifacts of a language model."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for noun, about in NOUNS.items():
-        command = commands.add_parser(noun, help=about, description=about)
-        if noun in NAMED:
-            command.add_argument("name", help="a key of artifacts in params.yaml")
-        if noun in STRICT:
-            about = "fail for what this machine cannot build, instead of noting why; ASSAY_STRICT=1 says the same"
-            command.add_argument("--strict", action="store_true", help=about)
+    _add_stages(commands)
     _add_plan(commands)
     _add_images(commands)
     _add_shipping(commands)
@@ -81,12 +76,91 @@ def _parser() -> argparse.ArgumentParser:
     about = "serve an artifact as its image would; further flags: `python -m containers.gateway --help`"
     command = commands.add_parser("serve", help=about, description=about)
     command.add_argument("name", nargs="?", help="a key of artifacts in params.yaml; default: the winner")
-    commands.add_parser("params", help="check params.yaml")
+    command.set_defaults(run=_serve)
     about = "merge profiles/NAME.yaml into params.yaml, as `nvidia` for what GPUs add"
-    commands.add_parser("profile", help=about, description=about).add_argument("name")
-    commands.add_parser("ranking", help="print the ranking of the last run")
-    commands.add_parser("toolchain", help="build llama.cpp and its bindings, once for this machine")
+    command = commands.add_parser("profile", help=about, description=about)
+    command.add_argument("name")
+    command.set_defaults(run=_profile)
+    for name, about, run in (
+        ("params", "check params.yaml", _params),
+        ("ranking", "print the ranking of the last run", _ranking),
+        ("toolchain", "build llama.cpp and its bindings, once for this machine", _toolchain),
+    ):
+        commands.add_parser(name, help=about).set_defaults(run=run)
     return parser
+
+
+def _add_stages(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the stages of dvc.yaml."""
+    for noun, about in NOUNS.items():
+        command = commands.add_parser(noun, help=about, description=about)
+        command.set_defaults(run=_stage)
+        if noun in NAMED:
+            command.add_argument("name", help="a key of artifacts in params.yaml")
+        if noun in STRICT:
+            about = "fail for what this machine cannot build, instead of noting why; ASSAY_STRICT=1 says the same"
+            command.add_argument("--strict", action="store_true", help=about)
+
+
+def _stage(options: argparse.Namespace) -> None:
+    """Run one stage."""
+    from pipeline import params
+
+    if getattr(options, "strict", False):
+        os.environ["ASSAY_STRICT"] = "1"
+    loaded = params.load()
+    noun: str = options.command
+    names = (options.name,) if noun in NAMED else ()
+    if unknown := [name for name in names if name not in loaded.artifacts]:
+        known = ", ".join(loaded.artifacts)
+        raise ParamsError(f"{unknown[0]!r} is not a key of artifacts in params.yaml; known: {known}")
+    _announce(loaded, " ".join((noun, *names)))
+    getattr(importlib.import_module(f"pipeline.stages.{noun}"), noun)(loaded, *names)
+
+
+def _announce(params: "Params", what: str) -> None:
+    """Tell which stage this is and how far the flow has come, counting the outputs that are there."""
+    singles = [paths.CHECKPOINT / "assay.json", paths.CORPUS, paths.REFERENCE, paths.ANSWERS, paths.SELECTION]
+    singles += [paths.ENGINE, paths.IMAGE, paths.VERIFICATION]
+    places = (paths.artifact, paths.quality, paths.tasks, paths.latency)
+    outputs = singles + [place(name) for place in places for name in params.artifacts]
+    there = sum(path.exists() for path in outputs)
+    print(f"assay: {what} ({there} of {len(outputs)} outputs are there)", file=sys.stderr)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    """Run serve."""
+    from pipeline.commands.serve import serve
+
+    serve(options.name, options.gateway_flags)
+
+
+def _profile(options: argparse.Namespace) -> None:
+    """Run profile."""
+    from pipeline.commands.profile import profile
+
+    print(*(f"params.yaml: {key}" for key in profile(options.name)), sep="\n")
+
+
+def _params(_: argparse.Namespace) -> None:
+    """Run params."""
+    from pipeline import params
+
+    print(f"params.yaml is valid: {len(params.load().artifacts)} artifacts")
+
+
+def _ranking(_: argparse.Namespace) -> None:
+    """Run ranking."""
+    from pipeline.report import terminal
+
+    terminal.print_ranking()
+
+
+def _toolchain(_: argparse.Namespace) -> None:
+    """Run toolchain."""
+    from pipeline.toolchains import llama_cpp
+
+    llama_cpp.install_bindings(llama_cpp.build())
 
 
 def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -100,6 +174,7 @@ def _add_plan(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     command.add_argument("--matrix", action="store_true", help="name the smallest hardware for 1B to 1T models instead")
     command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
     command.add_argument("--json", action="store_true", help="print JSON")
+    command.set_defaults(run=_plan)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -129,21 +204,29 @@ def _add_images(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     jobs = commands.add_parser("images", help=about, description=about).add_subparsers(
         dest="job", required=True, metavar="JOB"
     )
-    for name, about in (
-        ("pin", "look the base images' digests up in their registries and write them to containers/images.toml"),
-        ("lock", "write containers/*/requirements.txt again, with the versions of constraints.txt and wheels' hashes"),
+    for name, about, run in (
+        ("pin", "look the base images' digests up in their registries and write them to containers/images.toml", _pin),
+        (
+            "lock",
+            "write containers/*/requirements.txt again, with the versions of constraints.txt and wheels' hashes",
+            _lock,
+        ),
     ):
-        jobs.add_parser(name, help=about, description=about)
+        jobs.add_parser(name, help=about, description=about).set_defaults(run=run)
 
 
-def _images(job: str) -> None:
-    """Run `images pin` or `images lock`."""
-    from pipeline.images import lookup, wheels
+def _lock(_: argparse.Namespace) -> None:
+    """Run `images lock`."""
+    from pipeline.images import wheels
 
-    if job == "lock":
-        for path in wheels.locked():
-            print(f"{path}: {wheels.lock(path)} packages")
-        return
+    for path in wheels.locked():
+        print(f"{path}: {wheels.lock(path)} packages")
+
+
+def _pin(_: argparse.Namespace) -> None:
+    """Run `images pin`."""
+    from pipeline.images import lookup
+
     found, failed = lookup.pin()
     for image, digest in found.items():
         print(f"{image} is {digest}")
@@ -162,6 +245,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--all", action="store_true", help="every metric, not the ranking's and selection's alone")
     about = "exit with 13 when something got worse, or also when the figures cannot tell"
     command.add_argument("--fail-on", choices=("worse", "unclear"), help=about)
+    command.set_defaults(run=_compare)
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -183,17 +267,17 @@ def _add_shipping(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--registry", required=True, metavar="HOST/REPOSITORY")
     command.add_argument("--tag", metavar="VERSION", help="instead of the image's own version")
     command.add_argument("--key", help="for cosign, which also reads COSIGN_PASSWORD; default: COSIGN_KEY")
-    for name, about in (
-        ("promote", "point a tag at a released image"),
-        ("rollback", "point a tag at the image before"),
-    ):
-        command = commands.add_parser(name, help=about, description=about)
-        if name == "promote":
-            command.add_argument("digest", help="sha256:..., as in release.json")
-        else:
-            command.add_argument("--list", action="store_true", help="show where the tag has been, and move nothing")
-        command.add_argument("tag", help="such as stable")
-        command.add_argument("--registry", metavar="HOST/REPOSITORY", help="default: where the last release went")
+    command.set_defaults(run=_release)
+    about = "point a tag at a released image"
+    command = commands.add_parser("promote", help=about, description=about)
+    command.add_argument("digest", help="sha256:..., as in release.json")
+    _add_tag(command)
+    command.set_defaults(run=_promote)
+    about = "point a tag at the image before"
+    command = commands.add_parser("rollback", help=about, description=about)
+    command.add_argument("--list", action="store_true", help="show where the tag has been, and move nothing")
+    _add_tag(command)
+    command.set_defaults(run=_rollback)
     about = "upload an artifact to the Hub, with a model card that holds what was measured"
     command = commands.add_parser("publish", help=about, description=about)
     command.add_argument("name", metavar="ORG/NAME", help="made where there is none; HF_TOKEN must be allowed to")
@@ -201,105 +285,60 @@ def _add_shipping(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--license", metavar="ID", help="the checkpoint's, as the Hub names it: apache-2.0")
     command.add_argument("--private", action="store_true", help="make a new repository a private one")
     command.add_argument("--branch", default="main", help="default: main")
+    command.set_defaults(run=_publish)
     about = "copy an artifact out, for Ollama, LM Studio and LocalAI or as plain files"
     command = commands.add_parser("export", help=about, description=about)
     command.add_argument("form", choices=("ollama", "folder"))
     command.add_argument("out", type=Path, help="a folder that is not there yet")
     command.add_argument("--artifact", metavar="NAME", help="default: the winner")
+    command.set_defaults(run=_export)
 
 
-def _ship(options: argparse.Namespace) -> None:
-    """Run release, promote, rollback, publish or export, and say what came of it."""
-    from pipeline.commands import channel, export, release
+def _add_tag(command: argparse.ArgumentParser) -> None:
+    command.add_argument("tag", help="such as stable")
+    command.add_argument("--registry", metavar="HOST/REPOSITORY", help="default: where the last release went")
 
-    if options.command == "release":
-        record = release.release(options.registry, options.tag, options.key)
-        print(f"{record.registry}/{record.repository}:{record.tag} is {record.digest}")
-        print(f"sent {record.bytes_sent:,} bytes of blobs; {record.bytes_skipped:,} were there")
-    elif options.command == "publish":
-        from pipeline.commands.publish import publish
 
-        licence, private, branch = options.license, options.private, options.branch
-        print(publish(options.name, options.artifact, licence=licence, private=private, branch=branch))
-    elif options.command == "export":
-        print(export.export(options.form, options.out, options.artifact))
+def _release(options: argparse.Namespace) -> None:
+    """Run release."""
+    from pipeline.commands.release import release
+
+    record = release(options.registry, options.tag, options.key)
+    print(f"{record.registry}/{record.repository}:{record.tag} is {record.digest}")
+    print(f"sent {record.bytes_sent:,} bytes of blobs; {record.bytes_skipped:,} were there")
+
+
+def _promote(options: argparse.Namespace) -> None:
+    """Run promote."""
+    from pipeline.commands import channel, release
+
+    print(channel.promote(options.registry or release.default_registry(), options.digest, options.tag))
+
+
+def _rollback(options: argparse.Namespace) -> None:
+    """Run rollback."""
+    from pipeline.commands import channel, release
+
+    registry = options.registry or release.default_registry()
+    if options.list:
+        print(*channel.history(registry, options.tag), sep="\n")
     else:
-        registry = options.registry or release.default_registry()
-        if options.command == "promote":
-            print(channel.promote(registry, options.digest, options.tag))
-        elif options.list:
-            print(*channel.history(registry, options.tag), sep="\n")
-        else:
-            print(channel.rollback(registry, options.tag))
+        print(channel.rollback(registry, options.tag))
 
 
-def _run(options: argparse.Namespace, rest: Sequence[str]) -> None:
-    command: str = options.command
-    if command == "serve":
-        from pipeline.commands.serve import serve
+def _publish(options: argparse.Namespace) -> None:
+    """Run publish."""
+    from pipeline.commands.publish import publish
 
-        serve(options.name, rest)
-        return
-    if command == "compare":
-        _compare(options)
-        return
-    if command == "plan":
-        _plan(options)
-        return
-    if command == "images":
-        _images(options.job)
-        return
-    if command == "profile":
-        from pipeline.commands.profile import profile
-
-        changed = profile(options.name)
-        print(*(f"params.yaml: {key}" for key in changed), sep="\n")
-        return
-    if getattr(options, "strict", False):
-        os.environ["ASSAY_STRICT"] = "1"
-    if command in SHIPPING:
-        _ship(options)
-        return
-    if command == "toolchain":
-        from pipeline.toolchains import llama_cpp
-
-        llama_cpp.install_bindings(llama_cpp.build())
-        return
-    if command == "ranking":
-        from pipeline.report import terminal
-
-        terminal.print_ranking()
-        return
-    from pipeline import params
-
-    loaded = params.load()
-    if command == "params":
-        print(f"params.yaml is valid: {len(loaded.artifacts)} artifacts")
-        return
-    import importlib
-
-    stage = getattr(importlib.import_module(f"pipeline.stages.{command}"), command)
-    if command not in NAMED:
-        _announce(loaded, command)
-        stage(loaded)
-        return
-    if options.name not in loaded.artifacts:
-        known = ", ".join(loaded.artifacts)
-        raise ParamsError(f"{options.name!r} is not a key of artifacts in params.yaml; known: {known}")
-    _announce(loaded, f"{command} {options.name}")
-    stage(loaded, options.name)
+    licence, private, branch = options.license, options.private, options.branch
+    print(publish(options.name, options.artifact, licence=licence, private=private, branch=branch))
 
 
-def _announce(params: "Params", what: str) -> None:
-    """Tell which stage this is and how far the flow has come, counting the outputs that are there."""
-    singles = [paths.CHECKPOINT / "assay.json", paths.CORPUS, paths.REFERENCE, paths.ANSWERS, paths.SELECTION]
-    singles += [paths.ENGINE, paths.IMAGE, paths.VERIFICATION]
-    places = (paths.artifact, paths.quality, paths.tasks, paths.latency)
-    each = [place(name) for place in places for name in params.artifacts]
-    outputs = singles + each
-    print(
-        f"assay: {what} ({sum(path.exists() for path in outputs)} of {len(outputs)} outputs are there)", file=sys.stderr
-    )
+def _export(options: argparse.Namespace) -> None:
+    """Run export."""
+    from pipeline.commands.export import export
+
+    print(export(options.form, options.out, options.artifact))
 
 
 if __name__ == "__main__":

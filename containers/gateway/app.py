@@ -88,6 +88,7 @@ def build(settings: Settings, engine: Engine, evidence: Evidence, log: Log) -> F
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
     _openai_routes(app, gateway)
+    _tokenizer_routes(app, gateway)
     _own_routes(app, gateway)
     _cloud_routes(app, gateway)
     _errors(app)
@@ -128,8 +129,6 @@ def _openai_routes(app: FastAPI, gateway: Gateway) -> None:
 
 
 def _own_routes(app: FastAPI, gateway: Gateway) -> None:
-    supervisor = gateway.supervisor
-
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return HTMLResponse(PAGE, headers={"Content-Security-Policy": policy(), "Cache-Control": "no-cache"})
@@ -139,8 +138,8 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
         return {"status": "live"}
 
     async def ready() -> Response:
-        good = supervisor.ready and not gateway.admission.draining
-        why = "ready" if good else "shutting down" if gateway.admission.draining else supervisor.why_not
+        good = gateway.supervisor.ready and not gateway.admission.draining
+        why = "ready" if good else "shutting down" if gateway.admission.draining else gateway.supervisor.why_not
         return JSONResponse({"status": why}, 200 if good else 503)
 
     for route in READY:
@@ -153,6 +152,11 @@ def _own_routes(app: FastAPI, gateway: Gateway) -> None:
     @app.get("/evidence")
     async def evidence() -> dict[str, Any]:
         return gateway.evidence.records
+
+
+def _tokenizer_routes(app: FastAPI, gateway: Gateway) -> None:
+    """What lm-eval and load generators ask of a server instead of loading the tokenizer themselves."""
+    supervisor = gateway.supervisor
 
     @app.post("/tokenize")
     async def tokenize(request: Request) -> dict[str, Any]:

@@ -62,18 +62,16 @@ def _origin(artifact: Artifact, checkpoint: Checkpoint) -> str:
 
 
 def _measured(standing: Standing) -> blocks.Table:
-    columns = {one.metric: one for group in (table.RANKING, table.QUALITY, table.KLD, table.SPEED) for one in group}
     rows = []
     for metric, found in standing.metrics.items():
         if found is None:
             continue
-        column = columns.get(metric)
-        if column is not None:
+        if (column := table.COLUMNS.get(metric)) is not None:
             title = f"KLD {column.title}" if column in table.KLD else column.title
-            rows.append((Cell(text=title), Cell(text=table.estimate(found, column.render), value=found.value)))
+            rows.append((Cell(text=title), table.figure(found, column.render)))
         elif metric.startswith("accuracy."):
-            told = table.estimate(found, table.percent(1))
-            rows.append((Cell(text=f"{metric.removeprefix('accuracy.')}, accuracy, %"), Cell(text=told, value=0)))
+            title = f"{metric.removeprefix('accuracy.')}, accuracy, %"
+            rows.append((Cell(text=title), table.figure(found, table.percent(1))))
     return blocks.table("What was measured", ("metric", "value"), rows)
 
 

@@ -2,12 +2,12 @@
 
 from itertools import groupby
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from pipeline.commands import plan
 from pipeline.commands.plan import Matrix, Plan, Row
+from pipeline.report.terminal import console
 from pipeline.sizing.fit import gigabytes
 
 COLUMNS = (
@@ -18,38 +18,32 @@ COLUMNS = (
 
 def print_plan(found: Plan) -> None:
     """Print what is known of the model and the machine, a row for each artifact, and what is in the way."""
-    console = _console()
+    out = console()
     for line in _heading(found):
-        console.print(line, highlight=False)
+        out.print(line, highlight=False)
     grid = Table(*COLUMNS, box=None, pad_edge=False)
     for column in grid.columns[1:-1]:
         column.justify = "right"
     for row in found.rows:
         grid.add_row(*map(escape, _cells(row)), style="dim" if row.refused else None)
-    console.print(grid)
+    out.print(grid)
     for line in plan.obstacles(found.rows):
-        console.print(f"  {escape(line)}", highlight=False)
+        out.print(f"  {escape(line)}", highlight=False)
 
 
 def print_matrix(found: Matrix) -> None:
     """Print a row for each tier: weights, what serving needs, and the smallest hardware, at each width."""
-    console = _console()
+    out = console()
     widths = sorted({cell.bits for cell in found.cells}, reverse=True)
     grid = Table("model", *(f"{bits} bits" for bits in widths), box=None, pad_edge=False)
     for tier, cells in groupby(found.cells, key=lambda cell: cell.tier):
         grid.add_row(tier, *(_tier(cell) for cell in cells))
-    console.print(grid)
-    console.print(
+    out.print(grid)
+    out.print(
         f"Weights / needed with scales, {found.concurrency} x {found.context_tokens} tokens of cache in 16 bits and "
         "the runtime; the smallest hardware of pipeline/hardware.toml that holds it, and its price an hour",
         highlight=False,
     )
-
-
-def _console() -> Console:
-    console = Console()
-    # A pipe has no width of its own: a table cut at 80 columns would lose its numbers.
-    return console if console.is_terminal else Console(width=240)
 
 
 def _heading(found: Plan) -> list[str]:

@@ -11,10 +11,6 @@ from pipeline.report.blocks import Block, Cell, Items, Mark, Prose, Section, wor
 
 MARKS: dict[Verdict, Mark | None] = {"better": "good", "worse": "bad", "unclear": "unsure", "same": None}
 
-COLUMNS = {
-    column.metric: column for columns in (table.RANKING, table.QUALITY, table.KLD, table.SPEED) for column in columns
-}
-
 UNITS = ("%", "ms", "s")
 """Units that a column's title ends with, and that a table of many metrics tells in its cells."""
 
@@ -95,7 +91,7 @@ def _renderer(metric: str) -> Callable[[float], str]:
         return lambda value: f"{100 * value:.1f} %"
     if metric.endswith("_bytes"):
         return table.size
-    column = COLUMNS.get(metric)
+    column = table.COLUMNS.get(metric)
     if column is None:
         return table.number
     unit = column.title.rpartition(", ")[2]

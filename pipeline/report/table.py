@@ -91,6 +91,9 @@ COST = (
     ),
 )
 
+COLUMNS = {column.metric: column for columns in (RANKING, QUALITY, KLD, SPEED) for column in columns}
+"""By metric; of one that several tables have, the last."""
+
 
 def ranking(selection: Selection) -> Table:
     """Return one row an artifact, in order of rank."""

@@ -1,4 +1,4 @@
-"""The ranking on a terminal."""
+"""The ranking on a terminal, and how wide that is."""
 
 from collections.abc import Iterator
 
@@ -19,13 +19,17 @@ def print_ranking() -> None:
         column.justify = "right"
     for row in ranking.rows:
         grid.add_row(*(cell.text for cell in row), style="bold green" if row[-1].mark == "winner" else None)
-    console = Console()
-    # A pipe has no width of its own: a table cut at 80 columns would lose its numbers.
-    wide = console if console.is_terminal else Console(width=240)
-    wide.print(grid)
-    wide.print(f"\n{table.STAR.replace('`', '')} Report: {paths.PAGE}, {paths.REPORT}")
+    out = console()
+    out.print(grid)
+    out.print(f"\n{table.STAR.replace('`', '')} Report: {paths.PAGE}, {paths.REPORT}")
     for line in _image():
-        wide.print(line, highlight=False)
+        out.print(line, highlight=False)
+
+
+def console() -> Console:
+    """Return stdout; a pipe has no width of its own, and a table cut at 80 columns would lose its numbers."""
+    out = Console()
+    return out if out.is_terminal else Console(width=240)
 
 
 def _image() -> Iterator[str]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from evals.runner import Ids, Runner
 from evals.statistics import Estimate, clustered_mean, share
@@ -36,6 +37,19 @@ def continuations(
 ) -> Ids:
     """Return the greedy continuation of each prompt, int32 [prompts, tokens]; end-of-sequence does not stop it."""
     return np.array([list(runner.generate(prompt, tokens)) for prompt in track(prompts.ids)], np.int32)
+
+
+def margins(runner: Runner, prompts: Windows, continuations: Ids) -> npt.NDArray[np.float32]:
+    """Return how many nats the likeliest two tokens lie apart at each place of greedy continuations [prompts, tokens].
+
+    Where they are close, a server that works in other batches may answer with the other one.
+    """
+    found = np.empty(continuations.shape, np.float32)
+    pairs = [(prompt, [ids]) for prompt, ids in zip(prompts.ids, continuations, strict=True)]
+    for row, logits in zip(found, runner.continuations(pairs), strict=True):
+        second, first = np.partition(logits, -2, axis=1)[:, -2:].T
+        row[:] = first - second
+    return found
 
 
 def compare(ours: Ids, reference: Ids, prompts: Windows) -> Agreement:

@@ -1,4 +1,4 @@
-"""The per-token figures of one scoring, kept so that a later run is compared with it token by token."""
+"""The per-token figures of one artifact, kept so that a later run, and what is served, are compared with it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,6 +6,8 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from evals.runner import Ids
 
 Figures = npt.NDArray[np.float32]
 
@@ -23,6 +25,10 @@ class Tokens:
     """bool [windows, tokens - 1]: whether artifact and reference find the same token likeliest."""
     clusters: npt.NDArray[np.int32]
     """int32 [windows]: see evals.windows.Windows.clusters."""
+    greedy: Ids
+    """int32 [prompts, tokens]: see evals.agreement.continuations."""
+    margins: Figures
+    """float32 [prompts, tokens]: see evals.agreement.margins."""
     text: str
     """sha256 of the evaluation windows: only figures of the same ids are paired."""
     reference: str
@@ -37,6 +43,8 @@ class Tokens:
             kld=empty.astype(np.float32),
             same=empty.astype(np.bool_),
             clusters=np.empty(0, np.int32),
+            greedy=empty.astype(np.int32),
+            margins=empty.astype(np.float32),
             text="",
             reference="",
         )
@@ -51,6 +59,8 @@ class Tokens:
             kld=self.kld,
             same=self.same,
             clusters=self.clusters,
+            greedy=self.greedy,
+            margins=self.margins,
             text=np.array(self.text),
             reference=np.array(self.reference),
         )
@@ -65,6 +75,8 @@ class Tokens:
                 kld=arrays["kld"],
                 same=arrays["same"],
                 clusters=arrays["clusters"],
+                greedy=arrays["greedy"],
+                margins=arrays["margins"],
                 text=str(arrays["text"]),
                 reference=str(arrays["reference"]),
             )

@@ -60,6 +60,8 @@ def tokens(made: Made, text: str = "text", reference: str = "reference") -> Toke
         kld=np.square(loss).astype(np.float32),
         same=own.random((WINDOWS, TOKENS)) > abs(made.loss),
         clusters=np.repeat(np.arange(WINDOWS // 2, dtype=np.int32), 2),
+        greedy=np.arange(8, dtype=np.int32).reshape(2, 4),
+        margins=own.random((2, 4), np.float32),
         text=text,
         reference=reference,
     )

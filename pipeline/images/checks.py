@@ -11,7 +11,8 @@ import numpy as np
 
 from evals import load_client, perplexity
 from evals.perplexity import Perplexity
-from evals.runner import Ids, Runner
+from evals.runner import Ids
+from evals.tokens import Tokens
 from evals.windows import Windows
 from pipeline.records import Check
 
@@ -107,15 +108,15 @@ def authentication(url: str) -> Check:
     )
 
 
-def greedy(client: Client, runner: Runner, prompts: Windows, tokens: int, track: Track = iter) -> Check:
+def greedy(client: Client, prompts: Windows, measured: Tokens, track: Track = iter) -> Check:
     """Compare greedy answers with the artifact's own, in process, token for token.
 
     A first difference where the artifact itself is undecided, its two likeliest tokens within TIE_NATS, is none.
     """
     equal = ties = 0
     differs = ""
-    for prompt in track(prompts.ids):
-        ours = np.array(list(runner.generate(prompt, tokens)), np.int32)
+    tokens = measured.greedy.shape[1]
+    for prompt, ours, margins in zip(track(prompts.ids), measured.greedy, measured.margins, strict=True):
         served = client.complete(prompt, max_tokens=tokens, ignore_eos=True, return_token_ids=True)["token_ids"]
         # None is a token that the runtime does not tell, part of a character: those around it are compared.
         places = [at for at, (one, two) in enumerate(zip(ours, served, strict=False)) if two is not None and one != two]
@@ -123,10 +124,11 @@ def greedy(client: Client, runner: Runner, prompts: Windows, tokens: int, track:
             equal += 1
         elif not places:
             differs = f"; one has {len(served)} tokens"
-        elif (gap := _undecided(runner, np.concatenate([prompt, ours[: places[0]]]))) < TIE_NATS:
+        elif margins[places[0]] < TIE_NATS:
             ties += 1
         else:
-            differs = f"; one differs from token {places[0]} on, where {gap:.3f} nats lie between the likeliest two"
+            apart = f"{margins[places[0]]:.3f} nats lie between the likeliest two"
+            differs = f"; one differs from token {places[0]} on, where {apart}"
     count = len(prompts)
     return Check(
         name="greedy answers",
@@ -200,10 +202,3 @@ def drain(
         f"{'was refused' if refused else 'was let in'}, exit code {code}",
         expected="after SIGTERM: the answer at its end, a new request refused, exit code 0",
     )
-
-
-def _undecided(runner: Runner, ids: Ids) -> float:
-    """Return how many nats the likeliest two tokens after `ids` lie apart."""
-    (row,) = (block.copy() for block in runner.continuations([(ids, [ids[-1:]])]))
-    second, first = np.partition(row[0], -2)[-2:]
-    return float(first - second)

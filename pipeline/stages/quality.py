@@ -62,6 +62,8 @@ def _measure(params: Params, name: str, artifact: Artifact, runner: Runner) -> t
         kld=comparison.kld.astype(np.float32),
         same=comparison.same,
         clusters=windows.clusters,
+        greedy=greedy,
+        margins=agreement.margins(runner, prompts, greedy),
         text=yardstick.evaluation,
         reference=yardstick.checkpoint,
     )

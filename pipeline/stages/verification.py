@@ -8,15 +8,16 @@ from pathlib import Path
 
 from evals import agreement
 from evals.runner import Ids
+from evals.tokens import Tokens
 from evals.windows import Windows
 from pipeline import machine, paths
 from pipeline.errors import MeasurementError, RequirementError, VerificationError
 from pipeline.images import checks, container
 from pipeline.images.checks import Client
 from pipeline.images.container import Container
-from pipeline.params import RECIPE, Params
+from pipeline.params import Params
 from pipeline.progress import track
-from pipeline.records import FILE, Artifact, Check, Image, Latency, Quality, Verification
+from pipeline.records import FILE, Check, EngineName, Image, Latency, Quality, Served, Verification
 from pipeline.stages.latency import pieces
 
 READY_SECONDS = 1800.0
@@ -24,6 +25,9 @@ STOP_SECONDS = 60.0
 POLL_SECONDS = 0.1
 PROMPT_TOKENS, DRAINED_TOKENS = 16, 64
 """Of the answer in whose middle SIGTERM comes."""
+
+SILENT_ON_PROMPTS: frozenset[EngineName] = frozenset({"tensorrt_llm"})
+"""Engines that tell no log-probabilities of prompts: greedy answers alone prove what they serve."""
 
 
 def verification(params: Params) -> None:
@@ -57,8 +61,8 @@ def _run(params: Params, image: Image) -> Sequence[Check]:
         "ASSAY_CONTEXT_TOKENS": str(max(4096, windows.ids.shape[1])),
     }
     served = Latency.load(paths.latency(image.artifact)).served
-    gpus = served is not None and served.placement is not None
-    with container.started(paths.IMAGE / "layout", environment, gpus=gpus) as running:
+    assert served is not None, "an artifact that was not served wins nothing"
+    with container.started(paths.IMAGE / "layout", environment, gpus=served.placement is not None) as running:
         client = Client(f"http://127.0.0.1:{port}", key)
         seconds = _wait(client, running)
         found = [
@@ -67,33 +71,35 @@ def _run(params: Params, image: Image) -> Sequence[Check]:
             checks.authentication(client.url),
             checks.evidence(client, _expected(image.artifact)),
         ]
-        found += _served(params, image.artifact, client, windows)
+        found += _served(params, image.artifact, served, client, windows)
         found.append(
             checks.drain(
-                client, windows.ids[0][:16], DRAINED_TOKENS, running.terminate, lambda: running.wait(STOP_SECONDS)
+                client,
+                windows.ids[0][:PROMPT_TOKENS],
+                DRAINED_TOKENS,
+                running.terminate,
+                lambda: running.wait(STOP_SECONDS),
             )
         )
     return found
 
 
-def _served(params: Params, name: str, client: Client, windows: Windows) -> Iterator[Check]:
-    """Hold tokens, log-probabilities and speed against the artifact itself and its records."""
-    quality, folder = Quality.load(paths.quality(name)), paths.artifact(name)
+def _served(params: Params, name: str, served: Served, client: Client, windows: Windows) -> Iterator[Check]:
+    """Hold log-probabilities, tokens and speed against what was measured of the artifact."""
+    quality = Quality.load(paths.quality(name))
     assert quality.perplexity is not None, "an unavailable artifact wins nothing"
-    yield checks.scores(client, windows, quality.perplexity, _bar("scoring through the image"))
+    if served.engine not in SILENT_ON_PROMPTS:
+        yield checks.scores(client, windows, quality.perplexity, _bar("scoring through the image"))
     prompts = agreement.prompts(windows, params.greedy.prompts, params.greedy.prompt_tokens)
-    recipe = RECIPE.validate_python(Artifact.load(folder / FILE).recipe)
-    with recipe.open(folder, params.compute()) as runner:
-        bar = _bar("comparing answers of the image")
-        yield checks.greedy(client, runner, prompts, params.greedy.output_tokens, bar)
-    yield _throughput(params, Latency.load(paths.latency(name)), client, windows)
+    yield checks.greedy(client, prompts, Tokens.load(paths.tokens(name)), _bar("comparing answers of the image"))
+    yield _throughput(params, name, served, client, windows)
 
 
-def _throughput(params: Params, latency: Latency, client: Client, windows: Windows) -> Check:
+def _throughput(params: Params, name: str, served: Served, client: Client, windows: Windows) -> Check:
     serving, streams = params.serving, params.selection.concurrency
-    level = latency.served.at(streams) if latency.served else None
+    level = served.at(streams)
     if level is None:
-        raise MeasurementError(f"{latency.name} was not measured at {streams} streams; run `dvc repro`")
+        raise MeasurementError(f"{name} was not measured at {streams} streams; run `dvc repro`")
     count = (serving.warmup + serving.requests) * streams
     return checks.throughput(
         client,

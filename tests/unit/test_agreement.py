@@ -26,6 +26,14 @@ def test_continuations_begin_after_the_prompt() -> None:
     assert agreement.continuations(TableRunner(table), prompts, 3).tolist() == [[2, 3, 4], [6, 7, 0]]
 
 
+def test_margins_are_those_of_the_answer() -> None:
+    """Row t of the table follows token t, and is t nats sure of token t + 1."""
+    table = np.roll(np.eye(8, dtype=np.float32), 1, axis=1) * np.arange(8, dtype=np.float32)[:, None]
+    prompts = windows([[5, 1], [5, 3]])
+    greedy = agreement.continuations(TableRunner(table), prompts, 3)
+    assert agreement.margins(TableRunner(table), prompts, greedy).tolist() == [[1, 2, 3], [3, 4, 5]]
+
+
 def test_prompts_longer_than_windows_are_refused() -> None:
     with pytest.raises(ValueError, match="prompts of 5 tokens cannot be taken from windows of 4"):
         agreement.prompts(windows([[0, 1, 2, 3]]), 1, 5)

@@ -30,7 +30,7 @@ def test_figures_of_tokens_come_back_as_they_were_written(tmp_path: Path) -> Non
     assert (tmp_path / "one" / "a.npz").read_bytes() == (tmp_path / "two.npz").read_bytes(), "for DVC's sake"
     found = Tokens.load(tmp_path / "two.npz")
     assert (found.text, found.reference) == ("text", "reference")
-    for name in ("nll", "kld", "same", "clusters"):
+    for name in ("nll", "kld", "same", "clusters", "greedy", "margins"):
         assert np.array_equal(getattr(found, name), getattr(made, name))
     Tokens.none().save(tmp_path / "none.npz")
     assert Tokens.load(tmp_path / "none.npz").nll.size == 0

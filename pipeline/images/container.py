@@ -7,7 +7,6 @@ is the host's, since verification talks over loopback.
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import tarfile
@@ -19,20 +18,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.errors import BuildError, RequirementError
+from pipeline.toolchains import runtimes
 
-TOOLS = ("podman", "docker")
 CAREFUL = (
     *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-opt", "no-new-privileges"),
     *("--network", "host"),
 )
 POLL_SECONDS = 0.1
-
-GPUS = {
-    # By the name in the CDI file that nvidia-ctk writes; SELinux would keep the devices from the container.
-    "podman": ("--device", "nvidia.com/gpu=all", "--security-opt", "label=disable", "--ipc", "host"),
-    "docker": ("--gpus", "all", "--ipc", "host"),
-}
-"""GPUs share layers through shared memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +114,9 @@ class Container:
 
 def find() -> Runtime:
     """Return the runtime that is here. RequirementError, with what would help, when there is none."""
-    for tool in TOOLS:
-        if (command := shutil.which(tool)) is not None:
-            return Runtime(command)
-    raise RequirementError("no container runtime: `apt-get install podman` brings one")
+    if (command := runtimes.find()) is None:
+        raise RequirementError("no container runtime: `apt-get install podman` brings one")
+    return Runtime(command)
 
 
 @contextmanager
@@ -141,7 +132,9 @@ def started(
     known = runtime.images()
     image = runtime.load(layout)
     name = f"assay-{secrets.token_hex(6)}"
-    flags = [*(GPUS[runtime.name] if gpus else ()), *shlex.split(os.environ.get("ASSAY_CONTAINER_RUN_FLAGS", ""))]
+    # GPUs share layers through shared memory.
+    hardware = (*runtimes.GPUS[runtime.name], "--ipc", "host") if gpus else ()
+    flags = [*hardware, *shlex.split(os.environ.get("ASSAY_CONTAINER_RUN_FLAGS", ""))]
     named = [part for variable in environment for part in ("--env", variable)]
     try:
         id_ = runtime.call(

@@ -7,7 +7,6 @@ environment. Paths are the same inside and outside, so one job file fits both.
 import os
 import secrets
 import shlex
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Literal
 from pipeline import processes
 from pipeline.backends.contract import Missing
 from pipeline.errors import ParamsError, RequirementError
-from pipeline.toolchains import environments
+from pipeline.toolchains import environments, runtimes
 
 VARIABLE = "ASSAY_TENSORRT_LLM"
 """`container`, `environment`, or the path of a Python that has TensorRT-LLM. Unset: a container where podman or docker
@@ -26,19 +25,12 @@ is here, otherwise an environment."""
 
 Network = Literal["none", "host"]
 
-RUNTIMES = ("podman", "docker")
 PYTHONS = ("3.12", "3.10")
 """Versions that TensorRT-LLM has wheels for, the one of NVIDIA's image first."""
 
 HERE = Path(__file__).parent
 REQUIREMENTS = HERE / "requirements.txt"
 IMAGES = HERE.parents[2] / "containers" / "images.toml"
-
-GPUS = {
-    # podman finds GPUs by the names that nvidia-ctk's CDI file gives them; SELinux would keep the devices from it.
-    "podman": ("--device", "nvidia.com/gpu=all", "--security-opt", "label=disable"),
-    "docker": ("--gpus", "all"),
-}
 
 RUN = ("--rm", "--interactive", "--ipc", "host", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864")
 """Shared memory, locked pages and stacks are what NVIDIA's documentation asks for."""
@@ -70,7 +62,7 @@ class Container:
         """
         tool = Path(self.runtime).name
         flags = shlex.split(os.environ.get("ASSAY_CONTAINER_FLAGS", ""))
-        command = [self.runtime, *flags, "run", *RUN, "--network", network, *GPUS[tool]]
+        command = [self.runtime, *flags, "run", *RUN, "--network", network, *runtimes.GPUS[tool]]
         command += ["--name", f"assay-{secrets.token_hex(6)}"]
         if tool == "docker":  # whose root is the host's: what it writes must be ours
             command += ["--user", f"{os.getuid()}:{os.getgid()}", "--env", "HOME=/tmp", "--env", "USER=assay"]
@@ -154,7 +146,7 @@ def find() -> Place:
         raise RequirementError(f"{lacks[0].what}: {lacks[0].remedy}")
     if wanted not in (None, "container", "environment"):
         return Interpreter(Path(wanted))
-    if wanted != "environment" and (runtime := _runtime()) is not None:
+    if wanted != "environment" and (runtime := runtimes.find()) is not None:
         return Container(runtime, image())
     made = environments.environment("tensorrt_llm", REQUIREMENTS, environments.interpreter(*PYTHONS))
     return Interpreter(made.python)
@@ -167,7 +159,7 @@ def missing() -> list[Missing]:
         if not Path(wanted).is_file():
             raise ParamsError(f"{VARIABLE}: {wanted} is no Python; expected container, environment or a path of one")
         return []
-    if wanted != "environment" and _runtime() is not None:
+    if wanted != "environment" and runtimes.find() is not None:
         return []
     container = f"apt-get install podman, and NVIDIA's container toolkit, which run {image()}"
     if wanted == "container":
@@ -177,7 +169,3 @@ def missing() -> list[Missing]:
     except RequirementError as error:
         return [Missing(what="TensorRT-LLM has no place to run", remedy=f"{container}; or {error}")]
     return []
-
-
-def _runtime() -> str | None:
-    return next((found for name in RUNTIMES if (found := shutil.which(name))), None)

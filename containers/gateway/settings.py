@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
+from pipeline.compute import Device
 from pipeline.records import EngineName, Placement
 
 
@@ -38,7 +39,7 @@ class Settings(BaseSettings):
     requests_per_minute: int | None = Field(default=None, ge=1)
     """Of one key; None is no limit."""
 
-    device: Literal["cpu", "cuda"] | None = None
+    device: Device | None = None
     """What the engine computes on; None is GPUs where there are any."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of the engine; None is every core."""

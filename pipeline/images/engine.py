@@ -10,14 +10,14 @@ from pipeline.images import cache, wheels
 from pipeline.images.bases import Base, Bases
 from pipeline.images.builders import Builder
 from pipeline.images.manifest import ROOT
-from pipeline.records import FILE, Engine
+from pipeline.records import FILE, Engine, EngineName
 from pipeline.toolchains import llama_cpp
 
 LAYOUT = 1
 """Raise when the same files are built into another image."""
 
 
-def build(name: str, builder: Builder, bases: Bases) -> Path:
+def build(name: EngineName, builder: Builder, bases: Bases) -> Path:
     """Return a folder with `layout/` and the record; built now if nothing like it was built before.
 
     Raises RequirementError when a base cannot be pulled, BuildError when a build fails.

@@ -5,13 +5,13 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.records.base import Record
+from pipeline.records.measurements import EngineName
 
 
 class Engine(Record):
     """The engine's image: base, runtime and Python packages, but no weights; or the reason why there is none."""
 
-    name: str
-    """llama_cpp, onnxruntime or transformers."""
+    name: EngineName
     unavailable: str | None = None
     """What this machine lacks to build it, and the command that would help; then nothing below holds anything."""
     digest: str | None = None

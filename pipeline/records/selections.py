@@ -16,7 +16,7 @@ class Standing(Record):
     gates: tuple["Gate", ...] = ()
     unavailable: str | None = None
     pareto: bool = False
-    """No other artifact is as good in bytes, perplexity and decode speed and better in one of them."""
+    """No other artifact is as good in bytes, perplexity and served tokens/s and better in one of them."""
 
     @property
     def missed(self) -> tuple["Gate", ...]:

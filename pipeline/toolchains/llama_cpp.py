@@ -97,7 +97,7 @@ class LlamaCpp:
         return self.bin / name
 
     def gpu_layers(self, compute: Compute) -> Literal["all", "0"]:
-        """Say what -ngl takes: how many layers go to GPUs. None where it was built without CUDA."""
+        """Say what -ngl takes: how many layers go to GPUs; none of them where it was built without CUDA."""
         return "all" if compute.device == "cuda" and (self.bin / "libggml-cuda.so").exists() else "0"
 
 

@@ -17,6 +17,7 @@ from evals.tokens import Tokens
 from pipeline import paths
 from pipeline.errors import ParamsError, StorageError
 from pipeline.records import Latency, Record, Selection, Tasks
+from pipeline.records.base import problems
 
 WORKSPACE = "."
 
@@ -87,9 +88,7 @@ def parse(kind: type[R], content: bytes, path: Path, title: str) -> R:
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        more = f", and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise _foreign(path, title, "; ".join(problems[:3]) + more) from error
+        raise _foreign(path, title, problems(error)) from error
 
 
 def _foreign(path: Path, title: str, reason: str) -> StorageError:

@@ -35,7 +35,14 @@ class Record(BaseModel):
         except OSError as error:
             raise StorageError(f"{path}: cannot be read ({error.strerror}); run `dvc repro` to make it") from error
         except ValidationError as error:
-            raise StorageError(f"{path}: not a {cls.__name__} record: {error}") from error
+            raise StorageError(f"{path}: not a {cls.__name__} record ({problems(error)})") from error
+
+
+def problems(error: ValidationError) -> str:
+    """Say in one line which keys are wrong, the first three of them."""
+    found = [": ".join(filter(None, (".".join(map(str, one["loc"])), one["msg"]))) for one in error.errors()]
+    more = f", and {len(found) - 3} more" if len(found) > 3 else ""
+    return "; ".join(found[:3]) + more
 
 
 class File(Record):

@@ -19,6 +19,7 @@ from pipeline.sizing import cache, fit, hardware, read, tiers
 from pipeline.sizing.estimate import Estimate, Load
 from pipeline.sizing.hardware import Hardware
 from pipeline.sizing.model import CONTEXT_UNKNOWN, Model
+from pipeline.sizing.tiers import Cell
 
 
 class Row(Record):
@@ -46,11 +47,11 @@ class Row(Record):
 
 
 class Machine(Record):
-    """What it would run on."""
+    """What it would run on: so much of a `Hardware`."""
 
     name: str
     usable_bytes: int
-    bandwidth_bytes_per_second: float | None
+    bandwidth_bytes_per_second: float | None = Field(validation_alias="total_bandwidth")
     source: str
     gpu: str | None = None
     count: int = 1
@@ -111,21 +112,8 @@ def plan(
         context_tokens=load.context_tokens,
         concurrency=load.streams,
         cache_bytes_per_token=cache.token_bytes(model.config, cache.Use()),
-        hardware=_machine(machine),
+        hardware=Machine.model_validate(machine, from_attributes=True),
         rows=tuple(_row(name, recipe, model, load, machine, wanted) for name, recipe in wanted.artifacts.items()),
-    )
-
-
-def _machine(one: Hardware) -> Machine:
-    return Machine(
-        name=one.name,
-        usable_bytes=one.usable_bytes,
-        bandwidth_bytes_per_second=one.total_bandwidth,
-        source=one.source,
-        gpu=one.gpu,
-        count=one.count,
-        price_per_hour=one.price_per_hour,
-        price_source=one.price_source,
     )
 
 
@@ -170,45 +158,18 @@ def _sizes(estimate: Estimate, machine: Hardware, load: Load) -> dict[str, Any]:
     }
 
 
-class Tier(Record):
-    """One cell of the matrix."""
-
-    tier: str
-    parameters: int
-    bits: int
-    weight_bytes: int
-    needed_bytes: int
-    hardware: str
-    machines: int
-    price_per_hour: float | None
-
-
 class Matrix(Record):
     """The tier table."""
 
     context_tokens: int
     concurrency: int
-    cells: tuple[Tier, ...]
+    cells: tuple[Cell, ...]
 
 
 def matrix(context_tokens: int | None = None, concurrency: int | None = None) -> Matrix:
     """Name the smallest hardware for each size and width."""
     context, streams = context_tokens or CONTEXT_UNKNOWN, concurrency or 1
-    return Matrix(context_tokens=context, concurrency=streams, cells=tuple(map(_tier, tiers.matrix(context, streams))))
-
-
-def _tier(cell: tiers.Cell) -> Tier:
-    price = cell.smallest.price_per_hour
-    return Tier(
-        tier=cell.tier,
-        parameters=cell.parameters,
-        bits=cell.bits,
-        weight_bytes=cell.weight_bytes,
-        needed_bytes=cell.needed_bytes,
-        hardware=cell.smallest.name,
-        machines=cell.nodes,
-        price_per_hour=None if price is None else price * cell.nodes,
-    )
+    return Matrix(context_tokens=context, concurrency=streams, cells=tuple(tiers.matrix(context, streams)))
 
 
 def obstacles(rows: Iterable[Row]) -> Iterator[str]:

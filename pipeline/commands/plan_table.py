@@ -9,6 +9,7 @@ from pipeline.commands import plan
 from pipeline.commands.plan import Matrix, Plan, Row
 from pipeline.report.terminal import console
 from pipeline.sizing.fit import gigabytes
+from pipeline.sizing.tiers import Cell
 
 COLUMNS = (
     "artifact", "size", "bits/weight", "weights in memory", "cache, KB/token", "serving", "building", "disk to build",
@@ -80,7 +81,7 @@ def _verdict(row: Row) -> str:
     return f"{built}, {served}"
 
 
-def _tier(cell: plan.Tier) -> str:
+def _tier(cell: Cell) -> str:
     many = f"{cell.machines} x " if cell.machines > 1 else ""
     price = "" if cell.price_per_hour is None else f", ${cell.price_per_hour:,.2f}/h"
     return f"{gigabytes(cell.weight_bytes)} / {gigabytes(cell.needed_bytes)}\n{many}{cell.hardware}{price}"

@@ -4,10 +4,10 @@ Each tier is an openly published model's configuration, so that its key-value ca
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from pipeline.records import Record
 from pipeline.sizing import count, hardware
 from pipeline.sizing.cache import Use, sequence_bytes
 from pipeline.sizing.estimate import CUDA_BYTES
@@ -55,8 +55,7 @@ TIERS: Mapping[str, Mapping[str, Any]] = {
 """From each model's config.json on the Hugging Face Hub."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Cell(Record):
     """One tier at one width."""
 
     tier: str
@@ -66,9 +65,12 @@ class Cell:
     """At exactly so many bits a weight."""
     needed_bytes: int
     """With scales, the cache of all streams, and the runtime."""
-    smallest: Hardware
-    nodes: int = 1
+    hardware: str
+    """The smallest of the table that holds it."""
+    machines: int
     """How many of it: more than one where a single one of nothing in the table is enough."""
+    price_per_hour: float | None
+    """Of all of them."""
 
 
 @cache
@@ -83,15 +85,17 @@ def matrix(context_tokens: int, streams: int) -> Iterator[Cell]:
         kept = streams * sequence_bytes(model.config, context_tokens, Use())
         for bits, stored in STORED_BITS.items():
             needed = round(model.parameters * stored / 8) + kept + CUDA_BYTES
-            smallest, nodes = _smallest(needed)
+            smallest, machines = _smallest(needed)
+            price = smallest.price_per_hour
             yield Cell(
                 tier=model.name,
                 parameters=model.parameters,
                 bits=bits,
                 weight_bytes=model.parameters * bits // 8,
                 needed_bytes=needed,
-                smallest=smallest,
-                nodes=nodes,
+                hardware=smallest.name,
+                machines=machines,
+                price_per_hour=None if price is None else price * machines,
             )
 
 

@@ -10,7 +10,7 @@ from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.gptq.recipe import Gptq
 from pipeline.backends.safetensors.recipe import Safetensors
 from pipeline.errors import CheckpointError
-from pipeline.sizing import cache, count, read, tiers
+from pipeline.sizing import cache, count, hardware, read, tiers
 from pipeline.sizing.cache import Use
 from pipeline.sizing.estimate import Load
 from pipeline.sizing.model import Model
@@ -129,9 +129,9 @@ def test_the_tier_table_grows_with_size_and_bits() -> None:
     cells = list(tiers.matrix(4096, 1))
     for cell in cells:
         assert cell.weight_bytes / cell.parameters == pytest.approx(cell.bits / 8)
-        assert cell.smallest.usable_bytes * cell.nodes >= cell.needed_bytes > cell.weight_bytes
+        assert hardware.find(cell.hardware).usable_bytes * cell.machines >= cell.needed_bytes > cell.weight_bytes
     first = {cell.tier: cell for cell in cells if cell.bits == 4}
-    assert first["70B (Llama 3.1 70B)"].smallest.usable_bytes < 60e9
+    assert hardware.find(first["70B (Llama 3.1 70B)"].hardware).usable_bytes < 60e9
     sizes = [cell.parameters for cell in first.values()]
     assert sizes == sorted(sizes)
     assert 1e9 < sizes[0] < 1.3e9

@@ -5,12 +5,10 @@ counts what a loaded model really takes: contexts, workspaces and what allocator
 """
 
 import contextlib
-import ctypes
 import threading
 from collections.abc import Iterator
 
-LIBRARY = "libnvidia-ml.so.1"
-"""Comes with the driver."""
+import pynvml
 
 INTERVAL_SECONDS = 0.02
 
@@ -22,26 +20,20 @@ class Peak:
         self.bytes: int | None = None
 
 
-class _Memory(ctypes.Structure):
-    """nvmlMemory_t."""
-
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
-
-
 @contextlib.contextmanager
-def watch(wanted: bool, library: str = LIBRARY) -> Iterator[Peak]:
+def watch(wanted: bool) -> Iterator[Peak]:
     """Look every INTERVAL_SECONDS while the block runs. Whatever else uses the GPUs meanwhile counts too."""
     peak = Peak()
     if not wanted:
         yield peak
         return
-    with _nvml(library) as nvml:
-        before = _used(nvml)
+    with _nvml():
+        before = _used()
         peak.bytes = 0
         done = threading.Event()
 
         def look() -> None:
-            peak.bytes = max(peak.bytes or 0, _used(nvml) - before)
+            peak.bytes = max(peak.bytes or 0, _used() - before)
 
         def look_again() -> None:
             while not done.wait(INTERVAL_SECONDS):
@@ -58,27 +50,14 @@ def watch(wanted: bool, library: str = LIBRARY) -> Iterator[Peak]:
 
 
 @contextlib.contextmanager
-def _nvml(library: str) -> Iterator[ctypes.CDLL]:
-    nvml = ctypes.CDLL(library)
-    _call(nvml, "nvmlInit_v2")
+def _nvml() -> Iterator[None]:
+    pynvml.nvmlInit()
     try:
-        yield nvml
+        yield
     finally:
-        _call(nvml, "nvmlShutdown")
+        pynvml.nvmlShutdown()
 
 
-def _used(nvml: ctypes.CDLL) -> int:
-    count = ctypes.c_uint()
-    _call(nvml, "nvmlDeviceGetCount_v2", ctypes.byref(count))
-    total = 0
-    for index in range(count.value):
-        device, memory = ctypes.c_void_p(), _Memory()
-        _call(nvml, "nvmlDeviceGetHandleByIndex_v2", ctypes.c_uint(index), ctypes.byref(device))
-        _call(nvml, "nvmlDeviceGetMemoryInfo", device, ctypes.byref(memory))
-        total += int(memory.used)
-    return total
-
-
-def _call(nvml: ctypes.CDLL, name: str, *arguments: object) -> None:
-    if status := getattr(nvml, name)(*arguments):
-        raise OSError(f"{name} of NVIDIA's driver returned {status}")
+def _used() -> int:
+    devices = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+    return sum(pynvml.nvmlDeviceGetMemoryInfo(device).used for device in devices)

@@ -2,17 +2,24 @@
 
 import subprocess
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
+import pynvml
 import pytest
 
 from evals.gpu_memory import watch
+
+T = TypeVar("T")
 
 NVML = """
 #include <cstdio>
 struct memory { unsigned long long total, free, used; };
 extern "C" {
-int nvmlInit_v2() { return INIT; }
+int nvmlInitWithFlags(unsigned flags) { return INIT; }
 int nvmlShutdown() { return 0; }
 int nvmlDeviceGetCount_v2(unsigned *count) { *count = 2; return 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
@@ -31,12 +38,14 @@ int nvmlDeviceGetMemoryInfo(void *device, memory *found) {
 """
 
 
-def driver(folder: Path, status: int = 0) -> str:
-    """Build a driver's library that reads what two GPUs hold from a file."""
-    source, library = folder / "nvml.cpp", folder / "nvml.so"
+def beside(folder: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], T], status: int = 0) -> T:
+    """Call work(folder) in a process whose driver reads what two GPUs hold from a file: one is loaded for good."""
+    source, library = folder / "nvml.cpp", folder / "libnvidia-ml.so.1"
     source.write_text(NVML.replace("USED", str(folder / "used")).replace("INIT", str(status)))
     subprocess.run(["c++", "-shared", "-fPIC", "-o", library, source], check=True)
-    return str(library)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(work, folder).result()
 
 
 def hold(folder: Path, *used: int) -> None:
@@ -45,27 +54,35 @@ def hold(folder: Path, *used: int) -> None:
     partial.replace(folder / "used")
 
 
-def test_the_peak_is_what_all_gpus_hold_beyond_what_they_held_before(tmp_path: Path) -> None:
-    library = driver(tmp_path)
-    hold(tmp_path, 1000, 5)
-    with watch(True, library) as peak:
-        hold(tmp_path, 4000, 2005)
+def peaks(folder: Path) -> list[int | None]:
+    hold(folder, 1000, 5)
+    with watch(True) as long:
+        hold(folder, 4000, 2005)
         until = time.monotonic() + 10
-        while peak.bytes != 5000 and time.monotonic() < until:
+        while long.bytes != 5000 and time.monotonic() < until:
             time.sleep(0.01)
-        hold(tmp_path, 1500, 5)
-    assert peak.bytes == 5000
-    with watch(True, library) as peak:
-        hold(tmp_path, 2500, 5)  # its end is looked at, however short the block
-    assert peak.bytes == 1000
+        hold(folder, 1500, 5)
+    with watch(True) as short:
+        hold(folder, 2500, 5)  # its end is looked at, however short the block
+    return [long.bytes, short.bytes]
 
 
-def test_without_a_gpu_there_is_no_peak_and_no_driver_is_asked() -> None:
-    with watch(False, "no such library") as peak:
+def unwatched(folder: Path) -> int | None:
+    with watch(False) as peak:
         pass
-    assert peak.bytes is None
+    return peak.bytes
 
 
-def test_a_driver_that_fails_is_an_error_with_its_status(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="nvmlInit_v2 of NVIDIA's driver returned 9"), watch(True, driver(tmp_path, 9)):
-        pass
+def test_the_peak_is_what_all_gpus_hold_beyond_what_they_held_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert beside(tmp_path, monkeypatch, peaks) == [5000, 1000]
+
+
+def test_without_a_gpu_there_is_no_peak_and_no_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert beside(tmp_path, monkeypatch, unwatched, status=9) is None
+
+
+def test_a_driver_that_fails_is_an_error_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(pynvml.NVMLError, match="Driver Not Loaded"):
+        beside(tmp_path, monkeypatch, peaks, status=9)

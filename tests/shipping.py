@@ -41,6 +41,7 @@ def make_image(*, code: bytes = b"v1", version: str = "1.0") -> str:
     (paths.IMAGE / "provenance.json").write_text('{"_type": "https://in-toto.io/Statement/v1"}')
     paths.REPORT.parent.mkdir(exist_ok=True)
     paths.REPORT.write_text("# Report\n")
+    paths.PAGE.write_text("<!doctype html><title>Report</title>")
     passed = Check(name="ready", passed=True, found="200", expected="200")
     Verification(image=digest, checks=(passed,)).save(paths.VERIFICATION)
     return digest

@@ -20,6 +20,7 @@ DOCUMENTS = (
     (paths.IMAGE / "sbom.cdx.json", "application/vnd.cyclonedx+json"),
     (paths.IMAGE / "provenance.json", "application/vnd.in-toto+json"),
     (paths.REPORT, "text/markdown"),
+    (paths.PAGE, "text/html"),
 )
 """What is attached to the image, and the media types that tools look for."""
 

@@ -63,7 +63,8 @@ def _image(engine: oci.Layout, weights: Path, code: Path) -> int:
     for name in ("sbom.cdx.json", "provenance.json"):
         (paths.IMAGE / name).write_text("{}")
     paths.REPORT.parent.mkdir(exist_ok=True)
-    paths.REPORT.write_text("# Report\n")
+    for report in (paths.REPORT, paths.PAGE):
+        report.write_text("# Report\n")
     green = Check(name="ready", passed=True, found="ready", expected="ready")
     Verification(image=layout.image.digest, checks=(green,)).save(paths.VERIFICATION)
     return sum(layer.bytes for layer in layers)

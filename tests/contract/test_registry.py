@@ -115,7 +115,7 @@ def test_documents_are_found_from_the_images_digest(repository: str) -> None:
         (one.artifact_type, one.digest) for one in released.referrers
     ]
     assert [one.artifact_type for one in released.referrers] == [
-        *("application/vnd.cyclonedx+json", "application/vnd.in-toto+json", "text/markdown")
+        *("application/vnd.cyclonedx+json", "application/vnd.in-toto+json", "text/markdown", "text/html")
     ]
     assert first is not None
     assert first.content["subject"]["digest"] == digest

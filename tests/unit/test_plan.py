@@ -88,7 +88,7 @@ def test_the_demo_is_sized_from_its_headers() -> None:
 def test_what_cannot_be_built_or_served_says_why_with_numbers(tmp_path: Path) -> None:
     path = config(tmp_path, published.LLAMA_70B)
     rows = {row.name: row for row in plan(path, on="raspberry-pi-5-8gb").rows}
-    assert "of memory, of 8.03 GB" in rows["awq-int4"].build_obstacles[0]
+    assert "of memory, of 8.02 GB" in rows["awq-int4"].build_obstacles[0]
     assert rows["gguf-q2_k"].serving_obstacles[0].startswith("serving takes ")
     experts = {row.name: row for row in plan(config(tmp_path, published.MIXTRAL), on="h200").rows}
     assert "mixture of experts" in str(experts["gptq-int4"].refused)

@@ -17,7 +17,7 @@ from containers.engines.contract import Candidate, EngineError, Facts, Sampling,
 from containers.engines.server import Server, refusal
 from containers.engines.text import Text
 from pipeline.checkpoints import layout
-from pipeline.checkpoints.config import context_tokens, vocabulary_size
+from pipeline.checkpoints.config import context_tokens, eos_ids, vocabulary_size
 from pipeline.errors import CheckpointError
 
 ROUTE = "/v1/completions"
@@ -145,13 +145,14 @@ class CompletionsEngine:
         folder, name = self._artifact, str(self._artifact)
         config = layout.read_json(folder / layout.CONFIG, name)
         streams = Text(folder)
+        known = () if streams.eos_id is None else (streams.eos_id,)
         return Loaded(
             streams=streams,
             prompts=Text(folder),
             context_tokens=min(self._context, context_tokens(config, folder, name)),
             vocabulary_size=vocabulary_size(config, name),
             dtype=str(config.get("dtype", config.get("torch_dtype", "auto"))),
-            ends=_ends(folder, config, streams.eos_id),
+            ends=frozenset((*eos_ids(config, folder, name), *known)),  # servers always end at the tokenizer's as well
         )
 
     def _running(self) -> Loaded:
@@ -181,12 +182,3 @@ def _code(event: Mapping[str, Any]) -> int:
     error = event.get("error", event)
     code = error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, int) else 500
-
-
-def _ends(folder: Path, config: Mapping[str, Any], eos_id: int | None) -> frozenset[int]:
-    """Return the tokens that end an answer: those of generation_config.json or config.json, and the tokenizer's."""
-    path = folder / "generation_config.json"
-    stated = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else config
-    found = stated.get("eos_token_id")
-    ids = [] if found is None else [found] if isinstance(found, int) else found
-    return frozenset([*ids, *([] if eos_id is None else [eos_id])])

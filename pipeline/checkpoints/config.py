@@ -78,6 +78,15 @@ def context_tokens(config: Mapping[str, Any], folder: Path, source: str) -> int:
     raise CheckpointError(f"{source}: {layout.CONFIG} names no context length; expected max_position_embeddings")
 
 
+def eos_ids(config: Mapping[str, Any], folder: Path, source: str) -> tuple[int, ...]:
+    """Return the tokens that end an answer: generation_config.json's, else config.json's, else none."""
+    path = folder / "generation_config.json"
+    generation = layout.read_json(path, source) if path.is_file() else {}
+    stated = (part.get("eos_token_id") for part in (generation, config, layout.text_config(config)))
+    found = next((ids for ids in stated if ids is not None), ())
+    return (found,) if isinstance(found, int) else tuple(found)
+
+
 def _refuse_code(value: Mapping[str, Any], name: str, source: str) -> None:
     if "auto_map" in value or "auto_map" in layout.text_config(value):
         raise CheckpointError(

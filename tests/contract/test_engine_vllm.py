@@ -109,6 +109,24 @@ def test_end_of_sequence_ends_an_answer_and_is_no_part_of_it(artifact: Path) -> 
     assert [token.id for token in ignored] == expected([standin.LAST], 5)
 
 
+def test_config_names_what_ends_an_answer_where_the_generation_config_does_not(artifact: Path) -> None:
+    made = expected([1], 5)
+    stated: dict[str, dict[str, Any]] = {
+        "config.json": {"eos_token_id": [2, made[3]]},
+        "generation_config.json": {"eos_token_id": None},
+    }
+    for name, change in stated.items():
+        text = json.dumps({**json.loads((artifact / name).read_text()), **change})
+        (artifact / name).unlink()
+        (artifact / name).write_text(text)
+
+    async def ask() -> list[Token]:
+        async with started(artifact) as engine:
+            return await answer(engine, [1], Sampling(max_tokens=5, temperature=0))
+
+    assert [token.id for token in run(ask())] == made[:3]
+
+
 def test_log_probabilities_have_ids_and_are_sorted(artifact: Path) -> None:
     async def ask() -> tuple[list[Token], list[Token]]:
         async with started(artifact) as engine:

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import digests
 from pipeline.checkpoints.check import check
+from pipeline.checkpoints.config import eos_ids
 from pipeline.checkpoints.link import ensure, link
 from pipeline.checkpoints.obtain import Obtained, obtain
 from pipeline.checkpoints.weights import BLOCK_BYTES, read_header, read_through
@@ -88,6 +89,25 @@ def test_nested_text_config(tmp_path: Path) -> None:
     config = checkpoints.config(text_config=nested, vocab_size=None, max_position_embeddings=None)
     record = checked(checkpoints.write(tmp_path / "small", checkpoints.tree(**{"config.json": config})))
     assert (record.vocabulary_size, record.context_tokens) == (VOCABULARY, 77)
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "ends"),
+    [
+        ({"eos_token_id": 2}, None, (2,)),
+        ({"eos_token_id": 2}, {"eos_token_id": [3, 0]}, (3, 0)),
+        ({"eos_token_id": 2}, {"temperature": 0.6}, (2,)),
+        ({"eos_token_id": 2}, {"eos_token_id": None}, (2,)),
+        ({"text_config": {"eos_token_id": 0}}, None, (0,)),
+        ({}, {}, ()),
+    ],
+)
+def test_what_ends_an_answer(
+    tmp_path: Path, config: dict[str, Any], generation: dict[str, Any] | None, ends: tuple[int, ...]
+) -> None:
+    if generation is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(generation))
+    assert eos_ids(config, tmp_path, "models/small") == ends
 
 
 @pytest.mark.parametrize(

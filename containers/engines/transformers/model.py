@@ -9,7 +9,7 @@ from containers.engines.contract import Facts
 from containers.engines.text import Text
 from containers.engines.transformers.slots import TransformersSlots
 from pipeline.backends.common.causal_lm import CausalLMRunner
-from pipeline.checkpoints.config import context_tokens as stated_context
+from pipeline.checkpoints import config as checkpoint_config
 
 
 class TransformersModel:
@@ -22,11 +22,12 @@ class TransformersModel:
         self.slots = TransformersSlots(runner, slots)
         self.text = Text(artifact)
         self.piece = self.text.piece
-        ends = _ids(model.generation_config.eos_token_id) or _ids(self.text.eos_id)
+        known = () if self.text.eos_id is None else (self.text.eos_id,)
+        ends = checkpoint_config.eos_ids(config, artifact, str(artifact)) or known
         self.eos_ids = frozenset(ends)
         self.facts = Facts(
             runtime=_runtime(model, runner),
-            context_tokens=min(context_tokens, stated_context(config, artifact, str(artifact))),
+            context_tokens=min(context_tokens, checkpoint_config.context_tokens(config, artifact, str(artifact))),
             vocabulary_size=model.config.get_text_config().vocab_size,
             bos_id=self.text.bos_id,
             eos_id=ends[0] if ends else None,
@@ -38,11 +39,6 @@ class TransformersModel:
 def model(artifact: Path, runner: CausalLMRunner, *, slots: int, context_tokens: int) -> TransformersModel:
     """Describe a loaded artifact, and give it slots."""
     return TransformersModel(artifact, runner, slots, context_tokens)
-
-
-def _ids(value: Any) -> list[int]:
-    """Read what generation_config.json may give as one id, several or none."""
-    return [] if value is None else [value] if isinstance(value, int) else list(value)
 
 
 def _runtime(model: Any, runner: CausalLMRunner) -> str:

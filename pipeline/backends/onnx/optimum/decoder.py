@@ -43,7 +43,7 @@ class GrowingDecoder:
         self.folder = folder
         settings = _settings(folder)
         self.context_tokens = checkpoint_config.context_tokens(settings, folder, str(folder))
-        self.eos_ids = _eos_ids(folder, settings)
+        self.eos_ids = checkpoint_config.eos_ids(settings, folder, str(folder))
         self.session = session(folder, graph or folder / GRAPH, compute)
         inputs = {one.name: one for one in self.session.get_inputs()}
         self.vocabulary_size = int(self.session.get_outputs()[0].shape[-1])
@@ -168,11 +168,3 @@ def _settings(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise MeasurementError(f"{path}: is not JSON ({error}); build the artifact again") from error
     return settings
-
-
-def _eos_ids(folder: Path, settings: dict[str, Any]) -> tuple[int, ...]:
-    """Return what ends an answer: generation_config.json's, else config.json's."""
-    path = folder / "generation_config.json"
-    generation = json.loads(path.read_bytes()) if path.is_file() else {}
-    eos = generation.get("eos_token_id", settings.get("eos_token_id"))
-    return () if eos is None else tuple(map(int, eos if isinstance(eos, list) else [eos]))

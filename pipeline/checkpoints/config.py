@@ -56,15 +56,19 @@ def vocabulary_size(config: Mapping[str, Any], source: str) -> int:
     return found
 
 
+def stated_context_tokens(config: Mapping[str, Any]) -> int | None:
+    """Return the longest sequence that the model was made for, where config.json says so."""
+    stated = map(layout.text_config(config).get, CONTEXT_KEYS)
+    return next((tokens for tokens in stated if isinstance(tokens, int) and tokens > 0), None)
+
+
 def context_tokens(config: Mapping[str, Any], folder: Path, source: str) -> int:
     """Return the longest sequence that the model was made for.
 
     Where config.json is silent the architecture's own default holds, which transformers knows.
     """
-    stated = layout.text_config(config)
-    for key in CONTEXT_KEYS:
-        if isinstance(stated.get(key), int) and stated[key] > 0:
-            return int(stated[key])
+    if (stated := stated_context_tokens(config)) is not None:
+        return stated
     from transformers import AutoConfig
 
     try:

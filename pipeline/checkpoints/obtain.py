@@ -12,6 +12,7 @@ from pipeline.errors import CheckpointError
 
 if TYPE_CHECKING:
     from pipeline.hub import RemoteFile, Snapshot
+    from pipeline.hub_errors import Repository
 
 SCHEME = "hf://"
 
@@ -53,17 +54,23 @@ def obtain(source: str, revision: str | None, refusals: Refusals | None = None) 
     return Obtained(folder.resolve(), None)
 
 
-def _from_hub(source: str, revision: str | None, refusals: Refusals) -> Obtained:
-    from pipeline import hub
+def repository(source: str) -> "Repository":
+    """Return the one that `hf://org/name` names, or raise CheckpointError."""
     from pipeline.hub_errors import Repository
 
     name = source.removeprefix(SCHEME).removeprefix("models/")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise CheckpointError(
-            f"checkpoint.source: {source!r} names no repository; expected {SCHEME}org/name, with the branch, tag or "
-            "commit in checkpoint.revision"
+            f"{source}: names no repository; expected {SCHEME}org/name, with the branch, tag or commit in "
+            "checkpoint.revision"
         )
-    found = hub.snapshot(Repository("model", name), revision)
+    return Repository("model", name)
+
+
+def _from_hub(source: str, revision: str | None, refusals: Refusals) -> Obtained:
+    from pipeline import hub
+
+    found = hub.snapshot(repository(source), revision)
     files = {file.path: file for file in found.files}
     layout.require_safetensors(files.keys(), source)
     _download(found, (files[layout.CONFIG],), source)

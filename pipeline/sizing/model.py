@@ -13,6 +13,7 @@ from math import prod
 from typing import Any
 
 from pipeline.checkpoints import layout
+from pipeline.checkpoints.config import stated_context_tokens
 from pipeline.checkpoints.weights import BITS, Entry, common_dtype
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "tok_embeddings.weight")
@@ -100,8 +101,7 @@ class Model:
     @cached_property
     def context_tokens(self) -> int | None:
         """Longest sequence that the model was made for, where config.json says so."""
-        keys = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
-        return next((int(self.text[key]) for key in keys if self.text.get(key)), None)
+        return stated_context_tokens(self.config)
 
     @cached_property
     def tied(self) -> bool:

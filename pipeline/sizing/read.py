@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoints import layout
-from pipeline.checkpoints.obtain import SCHEME
+from pipeline.checkpoints.obtain import SCHEME, repository
 from pipeline.checkpoints.weights import LENGTH_BYTES, Entry, entries, header_bytes, read_header
 from pipeline.errors import CheckpointError
 from pipeline.sizing import count
@@ -53,10 +53,9 @@ def counted(source: str, config: dict[str, Any], companions: int = 0) -> Model:
 
 def _hub(source: str, revision: str | None) -> Model:
     from pipeline import hub
-    from pipeline.hub_errors import Repository
 
-    name, _, inline = source.removeprefix(SCHEME).removeprefix("models/").partition("@")
-    found = hub.snapshot(Repository("model", name), inline or revision)
+    name, _, inline = source.partition("@")
+    found = hub.snapshot(repository(name), inline or revision)
     files = {file.path: file for file in found.files}
     if layout.CONFIG not in files:
         layout.require_safetensors(files.keys(), source)

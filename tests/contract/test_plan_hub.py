@@ -64,6 +64,12 @@ def test_shards_are_read_through_their_index(server: Hub, tmp_path: Path) -> Non
     assert (found.weights, found.companion_bytes) == (local.weights, local.companion_bytes)
 
 
+def test_what_names_no_repository_is_refused_in_the_words_of_obtaining_it(server: Hub) -> None:
+    for source in ("hf://large", f"hf://{NAME}/more@main"):
+        with pytest.raises(CheckpointError, match="names no repository; expected hf://org/name"):
+            read.model(source)
+
+
 def test_a_server_without_ranges_is_refused_rather_than_drained(server: Hub) -> None:
     server.add(NAME, checkpoints.tree())
     server.ranges = False

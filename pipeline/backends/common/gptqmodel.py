@@ -25,6 +25,7 @@ from pipeline.backends.contract import Built, Missing
 from pipeline.checkpoints.weights import Entry
 from pipeline.compute import Compute
 from pipeline.errors import BuildError
+from pipeline.sizing.model import EXPERT_COUNTS
 
 COMPANIONS = (
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*",
@@ -37,9 +38,6 @@ META = ("quantizer", "uri", "damp_percent", "damp_auto_increment", "true_sequent
 
 QUANTIZED_LEAVES = ("qweight", "qzeros", "scales", "g_idx")
 """What stands in the place of a quantized layer's `weight`."""
-
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-"""Keys by which families say how many experts a layer has."""
 
 PACKED_ROWS = 32
 """Quantized integers are stored 32 bits at a time, for every width in whole words only when 32 of them are together."""
@@ -60,7 +58,7 @@ def refusal(config: Mapping[str, Any], group_size: int) -> str | None:
     for part in ("vision_config", "audio_config"):
         if part in config:
             return f"{model_type} has a {part}; only text models are quantized"
-    if key := next((key for key in EXPERTS if config.get(key)), None):
+    if key := next((key for key in EXPERT_COUNTS if config.get(key)), None):
         return (
             f"{model_type} is a mixture of experts ({key} in its config.json): transformers joins the experts of a "
             "layer into one tensor, and leaves it random where they are stored packed one by one"

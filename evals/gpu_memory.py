@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import pynvml
 
+from evals import memory
+
 INTERVAL_SECONDS = 0.02
 
 
@@ -60,4 +62,7 @@ def _nvml() -> Iterator[None]:
 
 def _used() -> int:
     devices = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
-    return sum(pynvml.nvmlDeviceGetMemoryInfo(device).used for device in devices)
+    try:
+        return sum(pynvml.nvmlDeviceGetMemoryInfo(device).used for device in devices)
+    except pynvml.NVMLError_NotSupported:  # it has no memory but the machine's, as a GB10
+        return memory.machine_used_bytes()

@@ -18,6 +18,12 @@ def rss_bytes() -> int:
     return _kib(_status("self"), "VmRSS")
 
 
+def machine_used_bytes() -> int:
+    """Memory of the whole machine that is in use and not to be had for the asking, as caches are."""
+    meminfo = (PROC / "meminfo").read_text()
+    return _kib(meminfo, "MemTotal") - _kib(meminfo, "MemAvailable")
+
+
 def peak_family_rss_bytes(pid: int) -> int:
     """Sum, over a process and its living descendants, of each one's largest resident set.
 
@@ -39,13 +45,13 @@ def _status(process: str) -> str:
     return (PROC / process / "status").read_text()
 
 
-def _kib(status: str, key: str) -> int:
-    return _number(status, key) * 1024
+def _kib(text: str, key: str) -> int:
+    return _number(text, key) * 1024
 
 
-def _number(status: str, key: str) -> int:
-    match = re.search(rf"^{key}:\s+(\d+)", status, re.MULTILINE)
-    assert match, f"/proc/PID/status has no {key}"
+def _number(text: str, key: str) -> int:
+    match = re.search(rf"^{key}:\s+(\d+)", text, re.MULTILINE)
+    assert match, f"the kernel tells no {key}"
     return int(match[1])
 
 

@@ -28,15 +28,19 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def memory_bytes() -> int:
+    """Return the machine's main memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def fingerprint() -> Machine:
     """Describe the machine; two machines with equal fingerprints may share latency figures."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return Machine(
         system=platform.system(),
         architecture=platform.machine(),
         cpu=_cpu_model(),
         cores=usable_cores(),
-        memory_gib=round(pages / 2**30),
+        memory_gib=round(memory_bytes() / 2**30),
         python=platform.python_version(),
         gpus=gpus(),
     )
@@ -79,9 +83,14 @@ def _told(driver: Path | None) -> tuple[tuple[str, ...], ...]:
 
 def _gpus(rows: Sequence[Sequence[str]]) -> tuple[Gpu, ...]:
     return tuple(
-        Gpu(name=name, compute_capability=capability, memory_mib=int(memory), driver=driver)
+        Gpu(name=name, compute_capability=capability, memory_mib=_mib(memory), driver=driver)
         for _, _, name, capability, memory, driver in rows
     )
+
+
+def _mib(told: str) -> int:
+    """Read a GPU's memory; of one that has no memory but the machine's, as a GB10, the driver tells none."""
+    return int(told) if told.isdigit() else memory_bytes() // 2**20
 
 
 def _declared(text: str) -> tuple[Gpu, ...]:

@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import os
 import shutil
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
@@ -159,6 +158,7 @@ def detect(folder: Path = Path(), *, gpus: bool = True, measure: bool = True) ->
         count=len(found),
         gpu=found[0].name,
         compute_capability=found[0].compute_capability,
+        shared=known is not None and known.shared,
         host_memory_bytes=memory,
         disk_bytes=disk,
         price_per_hour=known.price_per_hour * len(found) / known.count if known and known.price_per_hour else None,
@@ -174,7 +174,7 @@ def by_gpu(name: str) -> Hardware | None:
 
 def memory_bytes() -> int:
     """Return the main memory that this process may use: the machine's, or what its control group is held to."""
-    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits = [machine.memory_bytes()]
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         if Path(path).is_file() and (text := Path(path).read_text().strip()).isdigit():
             limits.append(int(text))

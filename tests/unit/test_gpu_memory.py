@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pynvml
 import pytest
 
@@ -27,6 +28,7 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
     return 0;
 }
 int nvmlDeviceGetMemoryInfo(void *device, memory *found) {
+    if (INFO) return INFO;
     unsigned long long first, second;
     FILE *file = fopen("USED", "r");
     int read = fscanf(file, "%llu %llu", &first, &second);
@@ -38,10 +40,13 @@ int nvmlDeviceGetMemoryInfo(void *device, memory *found) {
 """
 
 
-def beside(folder: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], T], status: int = 0) -> T:
+def beside(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], T], status: int = 0, info: int = 0
+) -> T:
     """Call work(folder) in a process whose driver reads what two GPUs hold from a file: one is loaded for good."""
     source, library = folder / "nvml.cpp", folder / "libnvidia-ml.so.1"
-    source.write_text(NVML.replace("USED", str(folder / "used")).replace("INIT", str(status)))
+    text = NVML.replace("USED", str(folder / "used")).replace("INIT", str(status)).replace("INFO", str(info))
+    source.write_text(text)
     subprocess.run(["c++", "-shared", "-fPIC", "-o", library, source], check=True)
     monkeypatch.setenv("LD_LIBRARY_PATH", str(folder))
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
@@ -67,6 +72,14 @@ def peaks(folder: Path) -> list[int | None]:
     return [long.bytes, short.bytes]
 
 
+def growing(_: Path) -> int | None:
+    with watch(True) as peak:
+        held = np.ones(2**25)
+        time.sleep(0.1)
+    assert held.any()
+    return peak.bytes
+
+
 def unwatched(folder: Path) -> int | None:
     with watch(False) as peak:
         pass
@@ -77,6 +90,13 @@ def test_the_peak_is_what_all_gpus_hold_beyond_what_they_held_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert beside(tmp_path, monkeypatch, peaks) == [5000, 1000]
+
+
+def test_a_gpu_without_memory_of_its_own_takes_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GB10's driver knows no memory: what the machine has in use counts, here a quarter of a gigabyte."""
+    found = beside(tmp_path, monkeypatch, growing, info=pynvml.NVML_ERROR_NOT_SUPPORTED)
+    assert found is not None
+    assert 2**27 < found < 2**33
 
 
 def test_without_a_gpu_there_is_no_peak_and_no_driver_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

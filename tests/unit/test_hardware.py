@@ -9,6 +9,7 @@ import pytest
 from pipeline import machine, paths
 from pipeline.errors import ParamsError, RequirementError
 from pipeline.records import Artifact, Gpu, Hardware
+from pipeline.sizing import hardware as sizing
 from pipeline.stages import hardware
 
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9", memory_mib=23034, driver="570.10")
@@ -49,6 +50,13 @@ def test_the_gpus_are_those_that_cuda_shows(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.gpus() == tuple(expected)
     assert machine.fingerprint().gpus == tuple(expected)
+
+
+def test_a_gpu_without_memory_of_its_own_has_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver(tmp_path, monkeypatch, "echo '0, GPU-1, NVIDIA GB10, 12.1, [N/A], 580.95'")
+    assert [gpu.memory_mib for gpu in machine.gpus()] == [machine.memory_bytes() // 2**20]
+    found = sizing.detect(tmp_path)
+    assert (found.shared, found.memory_bytes // 2**20) == (True, machine.memory_bytes() // 2**20)
 
 
 def test_tools_without_a_driver_are_no_gpu(

@@ -58,7 +58,8 @@ def build(recipe: "Onnx", checkpoint: Path, out: Path) -> Built:
 
     It never runs code from the checkpoint (hf_remote is false by default), and no token is looked up.
     """
-    _check_groups(checkpoint)
+    if recipe.source != "checkpoint":
+        _check_groups(checkpoint)
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=out.parent) as scratch:
         command: list[str | Path] = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
         command += ["--input", checkpoint.resolve(), "--output", out.resolve()]

@@ -1,4 +1,4 @@
-"""Reading an onnxruntime-genai folder back for the structural checks."""
+"""Reading an ONNX folder back for the structural checks."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,8 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.contract import Contents, Tensor, Tokenizer
 from pipeline.backends.onnx import build, genai, graph, sizes
+from pipeline.backends.onnx.optimum.decoder import GrowingDecoder
+from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 from pipeline.records import Message
 from pipeline.sizing import read
@@ -22,20 +25,25 @@ TOLERANCE = 0.02
 @contextmanager
 def contents(recipe: "Onnx", artifact: Path, checkpoint: Path) -> Iterator[Contents]:
     """Open the artifact in its own runtime, so that a graph which does not load is found here, and read its tensors."""
-    model = genai.model(artifact, threads=1)
+    if recipe.exporter == "optimum":
+        GrowingDecoder(artifact, Compute(threads=1))
+        tokenizer = hf_tokenizer.describe(artifact)
+    else:
+        model = genai.model(artifact, threads=1)
+        tokenizer = _tokenizer(model, artifact)
     original = read.folder(checkpoint)
     parameters = original.parameters
     stored = list(graph.weights(artifact))
     low, high = map(sum, zip(*(sizes.bits(recipe, one, tied=original.tied) for one in original.weights), strict=True))
     yield Contents(
-        tensors=tensors(stored),
+        tensors=_tensors(stored),
         bits_per_weight=8 * sum(one.bytes for one in stored) / parameters,
         expected_bits_per_weight=(low / parameters * (1 - TOLERANCE), high / parameters * (1 + TOLERANCE)),
-        tokenizer=_tokenizer(model, artifact),
+        tokenizer=tokenizer,
     )
 
 
-def tensors(stored: Iterable[graph.Stored]) -> Iterator[Tensor]:
+def _tensors(stored: Iterable[graph.Stored]) -> Iterator[Tensor]:
     """Read one tensor after the other; zero points are left out, which may rightly be the same everywhere."""
     for one in stored:
         if not one.zero_points:

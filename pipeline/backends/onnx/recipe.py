@@ -208,10 +208,6 @@ class Onnx(Record):
 
     def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
         """See Recipe.inspect."""
-        if self.exporter == "optimum":
-            from pipeline.backends.onnx.optimum.inspect import contents as optimum
-
-            return optimum(self, artifact, checkpoint)
         from pipeline.backends.onnx.inspect import contents
 
         return contents(self, artifact, checkpoint)

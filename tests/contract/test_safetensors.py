@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline import digests
 from pipeline.backends.common import causal_lm, checks, hf_tokenizer
 from pipeline.backends.safetensors import build as room
 from pipeline.backends.safetensors.recipe import Safetensors
+from pipeline.checkpoints.weights import Entry, read_header
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError
 from pipeline.records import FILE, Artifact
@@ -96,6 +98,21 @@ def test_a_number_that_the_dtype_cannot_hold_is_an_error(tmp_path: Path) -> None
     source = checkpoint(tmp_path / "source", {"model.norm.weight": large})
     with pytest.raises(BuildError, match=r"model\.norm\.weight holds .*float16 can hold; set dtype: bfloat16"):
         build(F16, tmp_path / "out", source)
+
+
+def test_a_file_that_is_cut_off_after_its_header_was_read_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = checkpoint(tmp_path / "source", {"model.norm.weight": torch.ones(256)})
+
+    def cut(path: Path, name: str) -> tuple[Entry, ...]:
+        found = read_header(path, name)
+        os.truncate(path, path.stat().st_size - 8)
+        return found
+
+    monkeypatch.setattr(room, "read_header", cut)
+    with pytest.raises(BuildError, match=r"\.safetensors ends 8 bytes before .* does"):
+        build(BF16, tmp_path / "out", source)
 
 
 def test_the_structural_checks_pass_and_find_a_fault(same: Path, tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def _blocks(source: BinaryIO, entry: Entry) -> Iterator[bytes]:
     left = entry.bytes
     while left:
         block = source.read(min(left, BLOCK_BYTES))
+        if not block:
+            raise BuildError(f"{source.name} ends {left} bytes before {entry.name} does; get the checkpoint again")
         left -= len(block)
         yield block
 

@@ -1,6 +1,7 @@
 """A child process that ends with us, and whose last words are kept for the error."""
 
 import asyncio
+import codecs
 import contextlib
 import ctypes
 import os
@@ -15,9 +16,13 @@ from containers.engines import keeper
 
 TAIL_LINES = 15
 KEPT_LINES = 400
-CAUSE = re.compile(r"\b\w+(Error|Exception): ")
-"""In a line: why something failed. Processes that start others report the first one's failure last, and only that
-there was one."""
+KEPT_LETTERS = 2**16
+"""Of a line that has not ended."""
+CAUSE = re.compile(r"(?:^|[\])] +)[\w.]+(?:Error|Exception): ")
+"""Why something failed: where a line begins, or behind what a logger puts there. Processes that start others report the
+first one's failure last, and only that there was one."""
+MARKS = re.compile(r"[\s^~]*")
+"""A line of a traceback that only points at the one above."""
 
 SECRETS = ("ASSAY_API_KEYS",)
 """Of the environment: an engine knows no clients."""
@@ -91,8 +96,15 @@ class Child:
 
     async def _read(self) -> None:
         assert self._process.stdout is not None
+        decoder, begun = codecs.getincrementaldecoder("utf-8")("replace"), ""
         while chunk := await self._process.stdout.read(2**16):
-            self._tail.extend(line.strip() for line in chunk.decode(errors="replace").splitlines() if line.strip())
+            *lines, begun = re.split(r"[\r\n]", begun + decoder.decode(chunk))
+            begun = begun[-KEPT_LETTERS:]
+            self._keep(*lines)
+        self._keep(begun)
+
+    def _keep(self, *lines: str) -> None:
+        self._tail.extend(line.strip() for line in lines if not MARKS.fullmatch(line))
 
 
 async def _process(

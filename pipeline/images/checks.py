@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,22 @@ from evals.tokens import Tokens
 from evals.windows import Windows
 from pipeline.records import Check
 
-PERPLEXITY_TOLERANCE = 1e-3
-"""Relative. The same code scores the same weights; another processor's kernels add up in another order."""
 
-TIE_NATS = 0.05
-"""Where the likeliest two tokens are closer than this, a batch of another shape may turn them round."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """What may lie between the artifact in process and in the image."""
+
+    perplexity: float
+    """Relative."""
+    tie_nats: float
+    """Where the likeliest two tokens are closer than this, a batch of another shape may turn them round."""
+
+
+SAME_CODE = Tolerance(perplexity=1e-3, tie_nats=0.05)
+"""The code that scored serves the same weights; another processor's kernels add up in another order."""
+OTHER_KERNELS = Tolerance(perplexity=5e-3, tie_nats=0.25)
+"""What serves has kernels of its own, chosen by a batch's shape, and logits in bfloat16: between 16 and 32 these are
+0.125 apart. vLLM's perplexities of the demo were up to 7e-4 from transformers'."""
 
 LEAST_SHARE = 0.7
 """Of the measured throughput: the machine may be busier now than it was then."""
@@ -108,10 +120,10 @@ def authentication(url: str) -> Check:
     )
 
 
-def greedy(client: Client, prompts: Windows, measured: Tokens, track: Track = iter) -> Check:
+def greedy(client: Client, prompts: Windows, measured: Tokens, tolerance: Tolerance, track: Track = iter) -> Check:
     """Compare greedy answers with the artifact's own, in process, token for token.
 
-    A first difference where the artifact itself is undecided, its two likeliest tokens within TIE_NATS, is none.
+    A first difference where the artifact itself is undecided, its likeliest two tokens a tie, is none.
     """
     equal = ties = 0
     differs = ""
@@ -124,7 +136,7 @@ def greedy(client: Client, prompts: Windows, measured: Tokens, track: Track = it
             equal += 1
         elif not places:
             differs = f"; one has {len(served)} tokens"
-        elif margins[places[0]] < TIE_NATS:
+        elif margins[places[0]] < tolerance.tie_nats:
             ties += 1
         else:
             apart = f"{margins[places[0]]:.3f} nats lie between the likeliest two"
@@ -138,7 +150,7 @@ def greedy(client: Client, prompts: Windows, measured: Tokens, track: Track = it
     )
 
 
-def scores(client: Client, windows: Windows, measured: Perplexity, track: Track = iter) -> Check:
+def scores(client: Client, windows: Windows, measured: Perplexity, tolerance: Tolerance, track: Track = iter) -> Check:
     """Work perplexity out of echoed log-probabilities and hold it against the measured one."""
     rows = []
     for ids in track(windows.ids):
@@ -148,9 +160,9 @@ def scores(client: Client, windows: Windows, measured: Perplexity, track: Track 
     expected = measured.perplexity.value
     return Check(
         name="perplexity",
-        passed=abs(found / expected - 1) <= PERPLEXITY_TOLERANCE,
+        passed=abs(found / expected - 1) <= tolerance.perplexity,
         found=f"{found:.6g}",
-        expected=f"{expected:.6g} within {PERPLEXITY_TOLERANCE:g} relative",
+        expected=f"{expected:.6g} within {tolerance.perplexity:g} relative",
         detail=f"{found / expected - 1:+.2e} relative",
     )
 

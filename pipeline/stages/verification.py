@@ -88,10 +88,12 @@ def _served(params: Params, name: str, served: Served, client: Client, windows: 
     """Hold log-probabilities, tokens and speed against what was measured of the artifact."""
     quality = Quality.load(paths.quality(name))
     assert quality.perplexity is not None, "an unavailable artifact wins nothing"
+    tolerance = checks.OTHER_KERNELS if served.engine in ("vllm", "tensorrt_llm") else checks.SAME_CODE
     if served.engine not in SILENT_ON_PROMPTS:
-        yield checks.scores(client, windows, quality.perplexity, _bar("scoring through the image"))
+        yield checks.scores(client, windows, quality.perplexity, tolerance, _bar("scoring through the image"))
     prompts = agreement.prompts(windows, params.greedy.prompts, params.greedy.prompt_tokens)
-    yield checks.greedy(client, prompts, Tokens.load(paths.tokens(name)), _bar("comparing answers of the image"))
+    tokens = Tokens.load(paths.tokens(name))
+    yield checks.greedy(client, prompts, tokens, tolerance, _bar("comparing answers of the image"))
     yield _throughput(params, name, served, client, windows)
 
 

@@ -19,7 +19,7 @@ from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.compute import Compute
 from pipeline.images import checks
-from pipeline.images.checks import Client
+from pipeline.images.checks import SAME_CODE, Client
 from pipeline.records import FILE
 from tests import demo
 from tests.gateways import KEY, process
@@ -68,11 +68,11 @@ def test_perplexity_through_the_server_is_the_measured_one(
     built: Built, served: tuple["subprocess.Popen[str]", Client]
 ) -> None:
     _, client = served
-    found = checks.scores(client, built.windows, built.perplexity)
+    found = checks.scores(client, built.windows, built.perplexity, SAME_CODE)
     assert found.passed
     assert float((found.detail or "").split()[0]) == pytest.approx(0, abs=1e-6)
     another = perplexity.summarize(np.full((6, TOKENS - 1), 2.0), built.windows)
-    assert not checks.scores(client, built.windows, another).passed
+    assert not checks.scores(client, built.windows, another, SAME_CODE).passed
 
 
 def test_greedy_answers_are_the_artifacts_own_and_no_others(
@@ -82,13 +82,13 @@ def test_greedy_answers_are_the_artifacts_own_and_no_others(
     prompts = Windows(
         ids=built.windows.ids[:, :24], document=built.windows.document, utf8_bytes=built.windows.utf8_bytes
     )
-    assert checks.greedy(client, prompts, _answers(Q4, built.q4, prompts)).passed
+    assert checks.greedy(client, prompts, _answers(Q4, built.q4, prompts), SAME_CODE).passed
     others = _answers(Q2, built.q2, prompts)
-    found = checks.greedy(client, prompts, others)
+    found = checks.greedy(client, prompts, others, SAME_CODE)
     assert not found.passed
     assert "differs from token" in found.found
     undecided = replace(others, margins=np.zeros_like(others.margins))
-    assert checks.greedy(client, prompts, undecided).passed, "any other answer may follow a tie"
+    assert checks.greedy(client, prompts, undecided, SAME_CODE).passed, "any other answer may follow a tie"
 
 
 def _answers(recipe: Gguf, artifact: Path, prompts: Windows) -> Tokens:

@@ -15,6 +15,7 @@ from evals.perplexity import Perplexity
 from evals.runner import Ids
 from evals.tokens import Tokens
 from evals.windows import Windows
+from pipeline.errors import VerificationError
 from pipeline.records import Check
 
 
@@ -38,6 +39,8 @@ LEAST_SHARE = 0.7
 """Of the measured throughput: the machine may be busier now than it was then."""
 
 TRIES = 3
+WORDS_LETTERS = 500
+"""Of a reply that is an error, for ours."""
 REPLY_SECONDS = 600.0
 
 Track = Callable[[Iterable[Ids]], Iterable[Ids]]
@@ -53,10 +56,8 @@ class Client:
         )
 
     def get(self, route: str) -> Any:
-        """Return the JSON of a good reply; httpx2.HTTPError else."""
-        response = self._http.get(route)
-        response.raise_for_status()
-        return response.json()
+        """Return the JSON of a good reply; VerificationError with the server's words else."""
+        return _good(self._http.get(route))
 
     def ready(self) -> bool:
         """Whether the engine has answered."""
@@ -68,9 +69,7 @@ class Client:
     def complete(self, prompt: Ids, **more: Any) -> dict[str, Any]:
         """Return the one choice of a completion."""
         body = {"prompt": prompt.tolist(), "temperature": 0, **more}
-        response = self._http.post("/v1/completions", json=body)
-        response.raise_for_status()
-        choice: dict[str, Any] = response.json()["choices"][0]
+        choice: dict[str, Any] = _good(self._http.post("/v1/completions", json=body))["choices"][0]
         return choice
 
     def stream(self, prompt: Ids, tokens: int) -> Any:
@@ -86,6 +85,13 @@ class Client:
     def model(self) -> str:
         """Name that the server answers to."""
         return str(self.get("/v1/models")["data"][0]["id"])
+
+
+def _good(response: httpx2.Response) -> Any:
+    if response.is_error:
+        told = response.text[:WORDS_LETTERS]
+        raise VerificationError(f"the image answered {response.request.url.path} with {response.status_code}: {told}")
+    return response.json()
 
 
 def evidence(client: Client, records: Mapping[str, Path]) -> Check:

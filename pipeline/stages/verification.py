@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import httpx2
+
 from evals import agreement
+from evals.load_client import LoadError
 from evals.runner import Ids
 from evals.tokens import Tokens
 from evals.windows import Windows
@@ -64,24 +67,26 @@ def _run(params: Params, image: Image) -> Sequence[Check]:
     assert served is not None, "an artifact that was not served wins nothing"
     with container.started(paths.IMAGE / "layout", environment, gpus=served.placement is not None) as running:
         client = Client(f"http://127.0.0.1:{port}", key)
-        seconds = _wait(client, running)
-        found = [
-            Check(name="ready", passed=True, found=f"after {seconds:.1f} s", expected="a token generated"),
-            _user(running),
-            checks.authentication(client.url),
-            checks.evidence(client, _expected(image.artifact)),
-        ]
-        found += _served(params, image.artifact, served, client, windows)
-        found.append(
-            checks.drain(
-                client,
-                windows.ids[0][:PROMPT_TOKENS],
-                DRAINED_TOKENS,
-                running.terminate,
-                lambda: running.wait(STOP_SECONDS),
-            )
-        )
-    return found
+        try:
+            return list(_asked(params, image.artifact, served, client, windows, running))
+        except (httpx2.HTTPError, LoadError) as error:
+            raise VerificationError(
+                f"the image failed while it was asked: {error}; its last lines:\n{running.last_lines}"
+            ) from error
+
+
+def _asked(
+    params: Params, name: str, served: Served, client: Client, windows: Windows, running: Container
+) -> Iterator[Check]:
+    """Wait until it is ready, and check one thing after the other; the last ends it."""
+    seconds = _wait(client, running)
+    yield Check(name="ready", passed=True, found=f"after {seconds:.1f} s", expected="a token generated")
+    yield _user(running)
+    yield checks.authentication(client.url)
+    yield checks.evidence(client, _expected(name))
+    yield from _served(params, name, served, client, windows)
+    prompt, stop = windows.ids[0][:PROMPT_TOKENS], lambda: running.wait(STOP_SECONDS)
+    yield checks.drain(client, prompt, DRAINED_TOKENS, running.terminate, stop)
 
 
 def _served(params: Params, name: str, served: Served, client: Client, windows: Windows) -> Iterator[Check]:

@@ -18,6 +18,7 @@ from evals.windows import Windows
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.compute import Compute
+from pipeline.errors import VerificationError
 from pipeline.images import checks
 from pipeline.images.checks import SAME_CODE, Client
 from pipeline.records import FILE
@@ -73,6 +74,12 @@ def test_perplexity_through_the_server_is_the_measured_one(
     assert float((found.detail or "").split()[0]) == pytest.approx(0, abs=1e-6)
     another = perplexity.summarize(np.full((6, TOKENS - 1), 2.0), built.windows)
     assert not checks.scores(client, built.windows, another, SAME_CODE).passed
+
+
+def test_what_the_server_refuses_is_told_in_its_words(served: tuple["subprocess.Popen[str]", Client]) -> None:
+    _, client = served
+    with pytest.raises(VerificationError, match=r"answered /v1/completions with 400: .*this model has 4096"):
+        client.complete(np.array([1, 100_000], np.int32), max_tokens=1)
 
 
 def test_greedy_answers_are_the_artifacts_own_and_no_others(

@@ -66,7 +66,8 @@ def engine(
         raise StorageError(f"{artifact}: there is nothing to serve: {record.unavailable}")
     recipe = RECIPE.validate_python(record.recipe)
     chosen = choose(recipe, compute, fixed)
-    length = CONTEXT_TOKENS if context_tokens is None else context_tokens
+    asked = CONTEXT_TOKENS if context_tokens is None else context_tokens
+    length = min(asked, record.context_tokens or asked)
     if recipe.backend == "gguf":
         from containers.engines.llama_cpp.engine import LlamaCppEngine
 

@@ -21,6 +21,8 @@ class Artifact(Record):
     tools: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     parameters: int | None = None
+    context_tokens: int | None = None
+    """Longest sequence that the checkpoint was made for."""
     bits_per_weight: float | None = None
     chat_template_agreement: float | None = None
     """Share of the vocabulary's conversations that the artifact's own runtime turns into the same ids; None where the

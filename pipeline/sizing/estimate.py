@@ -112,8 +112,6 @@ class Runtime:
     """Weights that are in main memory a second time, as a CPU's kernels want them."""
     takes_gpus: bool = True
     """It uses GPUs where there are some."""
-    beyond: bool = False
-    """It takes room for as long a context as it is asked for, beyond what the model was made for."""
 
 
 def assemble(
@@ -131,8 +129,7 @@ def assemble(
 
     context = min(load.context_tokens, model.context_tokens or load.context_tokens)
     filled = min(load.filled_tokens, context)
-    room = load.context_tokens if runtime.beyond else context
-    kept = room if runtime.use.whole else filled
+    kept = context if runtime.use.whole else filled
     on_gpus = load.gpus and runtime.takes_gpus
     process = GATEWAY_BYTES + runtime.process_bytes
     return Estimate(

@@ -96,6 +96,7 @@ def _checked(
             "tools": built.tools,
             "notes": built.notes + differences,
             "parameters": checkpoint.parameters,
+            "context_tokens": checkpoint.context_tokens,
             "bits_per_weight": bits_per_weight,
             "chat_template_agreement": agreement,
             "bytes": sum(file.bytes for file in files),

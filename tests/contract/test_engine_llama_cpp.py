@@ -19,6 +19,7 @@ from containers.engines.llama_cpp.engine import LlamaCppEngine
 from evals.scoring import score
 from pipeline.backends.gguf.recipe import Gguf
 from pipeline.compute import Compute
+from pipeline.records import FILE, Artifact
 from tests import demo
 from tests.fakes import windows
 
@@ -70,6 +71,23 @@ def test_greedy_answers_are_the_bindings_own(artifact: Path) -> None:
             own = list(runner.generate(np.array(prompt, np.int32), GREEDY.max_tokens))
             assert set(ids) <= {*own, UNTOLD}  # a token that leaves a character incomplete is not told
             assert ids == own or len(ids) < len(own)
+
+
+def test_a_slot_is_no_longer_than_what_the_model_was_made_for(artifact: Path, tmp_path: Path) -> None:
+    for path in artifact.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    record = Artifact.load(artifact / FILE).model_copy(update={"context_tokens": 512})
+    (tmp_path / FILE).unlink()
+    record.save(tmp_path / FILE)
+
+    async def length(asked: int | None) -> int:
+        engine = engines.engine(tmp_path, compute=Compute(threads=2), slots=2, context_tokens=asked)
+        try:
+            return (await engine.start()).context_tokens
+        finally:
+            await engine.stop()
+
+    assert [run(length(asked)) for asked in (None, 4096, 256)] == [512, 512, 256]
 
 
 def test_requests_side_by_side_do_not_know_of_each_other(artifact: Path) -> None:

@@ -73,10 +73,11 @@ RANDOM = (
 def test_serving_memory_of_larger_models_is_predicted(
     shape: dict[str, int], recipe: AnyRecipe, serving_bytes: float
 ) -> None:
-    """Measured likewise on random weights."""
+    """Measured likewise on random weights: GGUF with 4096 tokens a slot, the others with 1024."""
     config = {
         **shape, "model_type": "llama", "vocab_size": 4096, "num_key_value_heads": shape["num_attention_heads"] // 2,
-        "head_dim": 64, "tie_word_embeddings": False, "max_position_embeddings": 1024,
+        "head_dim": 64, "tie_word_embeddings": False,
+        "max_position_embeddings": 4096 if recipe.backend == "gguf" else 1024,
     }  # fmt: skip
     load = Load(streams=4, context_tokens=4096, used_tokens=160)
     found = recipe.estimate(read.counted("random", config), load).serving.bytes
@@ -101,8 +102,8 @@ def test_weights_that_no_memory_holds_are_refused_though_they_could_be_built(
 ) -> None:
     """GGUF maps files: a build needs little, but the stages after it could not run the model."""
     raw = params.model_dump()
-    raw["serving"]["concurrency"] = [64]
-    raw["selection"]["concurrency"] = 64
+    raw["serving"]["concurrency"] = [256]
+    raw["selection"]["concurrency"] = 256
     many = Params.model_validate(raw)
     estimate = prediction.predict(many, many.artifacts["gguf-f16"], DEMO)
     monkeypatch.setattr(hardware, "memory_bytes", lambda: 5 * 10**8)

@@ -46,7 +46,6 @@ def estimate(recipe: "Gguf", model: Model, load: Load) -> Estimate:
         bits=lambda weight: 8 * sizes[weight],
         other_bytes=tokens * model.vocabulary_size,
         runtime=Runtime(
-            beyond=True,
             use=Use(bits=16, windows=model.text.get("model_type") not in ("mistral",), whole=True),
             process_bytes=SERVER_BYTES,
             work_bytes=work + 4 * load.streams * model.vocabulary_size,

@@ -99,12 +99,15 @@ def process(
         assert child.stdout is not None
         events: list[dict[str, Any]] = []
         lines = iter(child.stdout)
+        reading = threading.Thread(target=lambda: events.extend(map(json.loads, lines)), daemon=True)
         try:
             events.append(json.loads(next(lines)))
-            threading.Thread(target=lambda: events.extend(map(json.loads, lines)), daemon=True).start()
+            reading.start()
             yield child, Served(f"{scheme}://127.0.0.1:{events[0]['port']}", events=events)
         finally:
             child.kill()
+            if reading.is_alive():
+                reading.join(10)
 
 
 if __name__ == "__main__":

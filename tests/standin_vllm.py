@@ -185,7 +185,7 @@ async def serve(standin: StandIn) -> None:
     """Load, listen, and end on SIGTERM as the flag says."""
     await asyncio.sleep(standin.wish.load_seconds)
     if standin.wish.load_error:
-        print(f"(EngineCore pid=1) ERROR ValueError: {standin.wish.load_error}", flush=True)
+        print(f"(EngineCore pid=1) ERROR 01-31 09:00:00 [core.py:9] ValueError: {standin.wish.load_error}", flush=True)
         print("Traceback (most recent call last):\n" * 30 + "RuntimeError: Engine core initialization failed.")
         sys.exit(1)
     app = web.Application()

@@ -25,6 +25,8 @@ CAREFUL = (
     *("--network", "host"),
 )
 POLL_SECONDS = 0.1
+LOG_LINES, TAIL_LINES = 1000, 15
+"""What is looked through, and shown at most, of a container's output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,10 @@ class Runtime:
         """Podman or docker."""
         return Path(self.command).name
 
-    def call(self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> str:
-        """Run one subcommand; return its stdout. BuildError with its words when it fails."""
+    def call(
+        self, *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, errors: bool = False
+    ) -> str:
+        """Run one subcommand; return its stdout, and behind it stderr for `errors`. BuildError when it fails."""
         flags = shlex.split(os.environ.get("ASSAY_CONTAINER_FLAGS", ""))
         done = subprocess.run(
             [self.command, *flags, *arguments],
@@ -56,7 +60,7 @@ class Runtime:
         )
         if done.returncode != 0:
             raise BuildError(f"{self.name} {arguments[0]} exited with {done.returncode}: {done.stderr.strip()[-2000:]}")
-        return done.stdout.strip()
+        return (done.stdout + (done.stderr if errors else "")).strip()
 
     def images(self) -> set[str]:
         """Return the ids of all images in the runtime's storage."""
@@ -95,8 +99,9 @@ class Container:
 
     @property
     def last_lines(self) -> str:
-        """What it printed last."""
-        return self._runtime.call("logs", "--tail", "15", self._id)
+        """What it printed last, requests left out."""
+        lines = self._runtime.call("logs", "--tail", str(LOG_LINES), self._id, errors=True).splitlines()
+        return "\n".join([line for line in lines if '"event": "request"' not in line][-TAIL_LINES:])
 
     def terminate(self) -> None:
         """Send SIGTERM, as an orchestrator does, and return at once."""

@@ -66,33 +66,23 @@ def engine(
         raise StorageError(f"{artifact}: there is nothing to serve: {record.unavailable}")
     recipe = RECIPE.validate_python(record.recipe)
     chosen = choose(recipe, compute, fixed)
+    placement = placement or Placement()
     asked = CONTEXT_TOKENS if context_tokens is None else context_tokens
-    length = min(asked, record.context_tokens or asked)
+    sizes = {"slots": slots, "context_tokens": min(asked, record.context_tokens or asked)}
     if recipe.backend == "gguf":
         from containers.engines.llama_cpp.engine import LlamaCppEngine
 
-        return LlamaCppEngine(
-            artifact, artifact / recipe.file_name, compute=compute, slots=slots, context_tokens=length
-        )
+        return LlamaCppEngine(artifact, artifact / recipe.file_name, compute=compute, **sizes)
     if chosen == "vllm":
         from containers.engines.vllm.engine import VllmEngine
 
-        return VllmEngine(
-            artifact,
-            recipe.backend,
-            placement=placement or Placement(),
-            gpus=len(compute.gpus),
-            slots=slots,
-            context_tokens=length,
-            drain_seconds=drain_seconds,
-        )
+        backend, gpus = recipe.backend, len(compute.gpus)
+        return VllmEngine(artifact, backend, placement=placement, gpus=gpus, drain_seconds=drain_seconds, **sizes)
     if recipe.backend == "tensorrt_llm":
         from containers.engines.tensorrt_llm.engine import TensorRtLlmEngine
 
-        fraction = (placement or Placement()).gpu_memory_fraction
-        return TensorRtLlmEngine(
-            artifact, recipe, compute=compute, gpu_memory_fraction=fraction, slots=slots, context_tokens=length
-        )
+        fraction = placement.gpu_memory_fraction
+        return TensorRtLlmEngine(artifact, recipe, compute=compute, gpu_memory_fraction=fraction, **sizes)
     from containers.engines.python import PythonEngine
 
-    return PythonEngine(artifact, compute=compute, slots=slots, context_tokens=length)
+    return PythonEngine(artifact, compute=compute, **sizes)

@@ -68,10 +68,12 @@ def engine(
     chosen = choose(recipe, compute, fixed)
     placement = placement or Placement()
     asked = CONTEXT_TOKENS if context_tokens is None else context_tokens
-    sizes = {"slots": slots, "context_tokens": min(asked, record.context_tokens or asked)}
+    sizes = {"slots": slots, "context_tokens": asked}
     if recipe.backend == "gguf":
         from containers.engines.llama_cpp.engine import LlamaCppEngine
 
+        # Other formats' folders hold config.json, which their engines read; llama-server goes beyond without a word.
+        sizes["context_tokens"] = min(asked, record.context_tokens or asked)
         return LlamaCppEngine(artifact, artifact / recipe.file_name, compute=compute, **sizes)
     if chosen == "vllm":
         from containers.engines.vllm.engine import VllmEngine

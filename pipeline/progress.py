@@ -17,6 +17,11 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
     yield from tqdm(items, total=total, **_look(what))
 
 
+def note(text: str) -> None:
+    """Say something beside the bars, in a line of its own."""
+    tqdm.write(text, file=sys.stderr)
+
+
 def bytes_bar(what: str, total: int) -> "tqdm[NoReturn]":
     """Return a bar to update by bytes: how many of how many, how fast, the time left. Use it in a `with`."""
     return tqdm(total=total, unit="B", unit_scale=True, **_look(what))

@@ -10,7 +10,7 @@ from pipeline.comparison import judge
 from pipeline.comparison.judge import Rule, Verdict
 from pipeline.comparison.sides import Side
 from pipeline.records import Latency, Spread, Standing, Tasks
-from pipeline.report import table
+from pipeline.report import disturbance, table
 
 SPREADS = ("ttft_seconds", "prefill_tokens_per_second", "decode_tokens_per_second")
 """Metrics in process: medians of a few repeats, whose extremes stand for an interval."""
@@ -58,6 +58,8 @@ class Comparison:
     """Of those that changed."""
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    """Of each side whose speeds are in part a busy machine's."""
 
     def count(self, verdict: Verdict, artifact: str | None = None) -> int:
         """Return how many metrics and statuses were judged so, of all artifacts or of one."""
@@ -84,6 +86,11 @@ def compare(before: Side, after: Side, *, everything: bool = False) -> Compariso
         statuses=tuple(_statuses(old, new, before, after)),
         changes=tuple(found),
         notes=tuple(_missing(side) for side in (before, after) if side.missing),
+        warnings=tuple(
+            f"{side.title}: {warning}"
+            for side in (before, after)
+            if (warning := disturbance.warning(side.selection)) is not None
+        ),
     )
 
 
@@ -117,8 +124,9 @@ def _changes(old: Standing, new: Standing, before: Side, after: Side, wanted: se
         paired = _paired(metric, earlier, tokens, tasks)
         change = paired or _unpaired(_spread(metric, earlier, latency[0]), _spread(metric, value, latency[1]))
         verdict, because = judge.judge(rule, earlier, change), None
-        if apart and judge.TIMED.fullmatch(metric):
-            verdict, because = "unclear", apart
+        if judge.TIMED.fullmatch(metric) and value != earlier:
+            because = apart or _doubt(metric, old, new, before, after)
+            verdict = "unclear" if because else verdict
         found.append(
             Change(
                 artifact=new.name,
@@ -180,6 +188,13 @@ def _taken_apart(old: Standing, new: Standing, before: Latency | None, after: La
     return None if load(before, old) == load(after, new) else "another load"
 
 
+def _doubt(metric: str, old: Standing, new: Standing, before: Side, after: Side) -> str | None:
+    """Say which side's figure is a busy machine's; None where neither is."""
+    sides = ((before, old.doubt(metric)), (after, new.doubt(metric)))
+    told = [f"{side.title} was measured on a busy machine ({why})" for side, why in sides if why is not None]
+    return f"cannot tell, {' and '.join(told)}" if told else None
+
+
 def _statuses(old: Mapping[str, Standing], new: Mapping[str, Standing], before: Side, after: Side) -> list[Status]:
     """Tell which artifacts pass, fail or exist now that did not, or the reverse."""
     found = []
@@ -188,10 +203,17 @@ def _statuses(old: Mapping[str, Standing], new: Mapping[str, Standing], before: 
         if kinds[0] == kinds[1]:
             continue
         verdict: Verdict = "worse" if kinds[1] < kinds[0] else "better"
+        if 0 not in kinds and (_open(old[name]) or _open(new[name])):
+            verdict = "unclear"
         winners = before.selection.winner, after.selection.winner
         texts = [table.verdict(one[name], winner) for one, winner in zip((old, new), winners, strict=True)]
         found.append(Status(artifact=name, old=texts[0], new=texts[1], verdict=verdict))
     return found
+
+
+def _open(standing: Standing) -> bool:
+    """Tell whether only a busy machine's figures keep it from passing."""
+    return bool(standing.missed) and all(gate.verdict == "busy machine" for gate in standing.missed)
 
 
 def _kind(standing: Standing) -> int:

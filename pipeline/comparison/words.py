@@ -35,6 +35,8 @@ def sections(comparison: Comparison) -> tuple[Section, ...]:
     changed = [one for one in comparison.changes if one.verdict != "same"]
     same = [one for one in comparison.changes if one.verdict == "same"]
     found = []
+    if comparison.warnings:
+        found.append(Section(title="Measured on a busy machine", blocks=(Items(items=comparison.warnings),)))
     if comparison.notes:
         found.append(Section(title="Not compared pairwise", blocks=(Items(items=comparison.notes),)))
     if comparison.added or comparison.removed or comparison.statuses:
@@ -137,7 +139,7 @@ def _definitions(comparison: Comparison) -> tuple[Block, ...]:
             "side; **better**: on the good side; **same**: the whole interval lies within the margin; **unclear**: "
             "anything else. Paired intervals are those of the differences token by token or document by document, "
             "clustered by document; the others are put together from both sides' own. Times are compared on one "
-            "machine under one load only."
+            "machine under one load only, and not where something else ran beside either side's."
         ),
         Items(items=tuple(margins)),
     )

@@ -1,6 +1,7 @@
 """What a running image has to prove over its HTTP port, each as a Check: it serves the artifact that was measured."""
 
 import json
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any
 import httpx2
 import numpy as np
 
-from evals import load_client, perplexity
+from evals import interference, load_client, perplexity
+from evals.interference import Watching
 from evals.perplexity import Perplexity
 from evals.runner import Ids
 from evals.tokens import Tokens
 from evals.windows import Windows
 from pipeline.errors import VerificationError
+from pipeline.progress import note
 from pipeline.records import Check
 
 
@@ -36,7 +39,7 @@ OTHER_KERNELS = Tolerance(perplexity=5e-3, tie_nats=0.25)
 0.125 apart. vLLM's perplexities of the demo were up to 7e-4 from transformers'."""
 
 LEAST_SHARE = 0.7
-"""Of the measured throughput: the machine may be busier now than it was then."""
+"""Of the measured throughput: two runs of one thing differ."""
 
 TRIES = 3
 WORDS_LETTERS = 500
@@ -174,28 +177,47 @@ def scores(client: Client, windows: Windows, measured: Perplexity, tolerance: To
 
 
 def throughput(
-    client: Client, prompts: Sequence[Ids], *, output_tokens: int, concurrency: int, measured: float
+    client: Client,
+    prompts: Sequence[Ids],
+    *,
+    output_tokens: int,
+    concurrency: int,
+    measured: float,
+    watching: Watching,
 ) -> Check:
-    """Put the server under a short load, up to TRIES times, until it reaches LEAST_SHARE of the measured tokens/s."""
-    best = 0.0
-    for _ in range(TRIES):
-        exchanges = load_client.closed_loop(
-            client.url,
-            client.model,
-            warmup=[prompt.tolist() for prompt in prompts[:concurrency]],
-            prompts=[prompt.tolist() for prompt in prompts[concurrency:]],
-            output_tokens=output_tokens,
-            concurrency=concurrency,
-            key=client.key,
-        )
+    """Put the server under a short load until it reaches LEAST_SHARE of the measured tokens/s.
+
+    There are TRIES, and as many more as evals.interference has pauses for while too much else runs on the machine.
+    """
+    rates: list[float] = []
+    busy: tuple[str, ...] = ()
+    for pause in (*interference.PAUSES, None):
+        with watching() as seen:
+            exchanges = load_client.closed_loop(
+                client.url,
+                client.model,
+                warmup=[prompt.tolist() for prompt in prompts[:concurrency]],
+                prompts=[prompt.tolist() for prompt in prompts[concurrency:]],
+                output_tokens=output_tokens,
+                concurrency=concurrency,
+                key=client.key,
+            )
         wall = max(one.end_seconds for one in exchanges) - min(one.start_seconds for one in exchanges)
-        best = max(best, sum(one.completion_tokens for one in exchanges) / wall)
-        if best >= LEAST_SHARE * measured:
+        rates.append(sum(one.completion_tokens for one in exchanges) / wall)
+        busy = interference.problems(seen.interference)
+        if rates[-1] >= LEAST_SHARE * measured or pause is None or (not busy and len(rates) >= TRIES):
             break
+        if busy:
+            note(f"throughput of the image: {'; '.join(busy)}: measured again in {pause:g} s")
+            time.sleep(pause)
+    passed = max(rates) >= LEAST_SHARE * measured
+    found = f"{max(rates):.4g} output tokens/s at {concurrency} streams"
+    if busy and not passed:
+        found += f", on a busy machine ({'; '.join(busy)}); let it come to rest and run `dvc repro verification`"
     return Check(
         name="throughput",
-        passed=best >= LEAST_SHARE * measured,
-        found=f"{best:.4g} output tokens/s at {concurrency} streams",
+        passed=passed,
+        found=found,
         expected=f"at least {LEAST_SHARE:g} of the measured {measured:.4g}",
     )
 

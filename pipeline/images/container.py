@@ -91,10 +91,14 @@ class Container:
         return self._runtime.call("inspect", "--format", "{{.State.Running}}", self._id) == "true"
 
     @property
+    def pid(self) -> int:
+        """Its first process, seen from outside."""
+        return int(self._runtime.call("inspect", "--format", "{{.State.Pid}}", self._id))
+
+    @property
     def user_id(self) -> int:
         """The user that its first process runs as, seen from outside."""
-        pid = self._runtime.call("inspect", "--format", "{{.State.Pid}}", self._id)
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
         return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:")))
 
     @property

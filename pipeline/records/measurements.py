@@ -1,12 +1,15 @@
 """What was found out about one artifact."""
 
+import re
 from typing import Literal
 
 from pydantic import Field
 
+from evals import interference
 from evals.agreement import Agreement
 from evals.answers import Answers
 from evals.divergence import Divergence
+from evals.interference import Watched
 from evals.load import Level
 from evals.perplexity import Perplexity
 from evals.statistics import Estimate
@@ -130,6 +133,27 @@ class Served(Record):
         return next((level for level in self.levels if level.concurrency == concurrency), None)
 
 
+LOAD, IN_PROCESS, SERVED_LOAD, SERVED = "load", "in process", "served load", "served"
+
+PARTS = {
+    LOAD: "load_seconds",
+    IN_PROCESS: "ttft_seconds|prefill_tokens_per_second|decode_tokens_per_second",
+    SERVED_LOAD: "served_load_seconds",
+    SERVED: "served_(?!load|peak).*|price_.*",
+}
+"""Parts of a latency measurement, each watched by itself, and patterns of the metrics that come of them."""
+
+
+def part_of(metric: str) -> str | None:
+    """Name the part of a latency measurement that a metric comes of; None for one that other processes cannot slow."""
+    return next((part for part, metrics in PARTS.items() if re.fullmatch(metrics, metric)), None)
+
+
+def level(streams: int) -> str:
+    """Name the part of SERVED that is one number of streams."""
+    return f"{SERVED}, {streams} at a time"
+
+
 class Latency(Record):
     """One artifact's speed: in process with one stream, the engine's own figures, and as served."""
 
@@ -149,3 +173,15 @@ class Latency(Record):
     peak_gpu_bytes: int | None = None
     samples: tuple[Timing, ...] = ()
     served: Served | None = None
+    watched: dict[str, Watched] = Field(default_factory=dict)
+    """What else ran, by part: LOAD, IN_PROCESS, SERVED_LOAD, and a level's name for each number of streams."""
+
+    def disturbed(self, streams: int) -> dict[str, str]:
+        """Say of each part beside which too much else ran what that was; of the served levels, of this one."""
+        names = {part: level(streams) if part == SERVED else part for part in PARTS}
+        found = {
+            part: interference.problems(self.watched[name].interference)
+            for part, name in names.items()
+            if name in self.watched
+        }
+        return {part: "; ".join(problems) for part, problems in found.items() if problems}

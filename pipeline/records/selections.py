@@ -2,8 +2,11 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from evals.statistics import Estimate
 from pipeline.records.base import Record
+from pipeline.records.measurements import part_of
 
 
 class Standing(Record):
@@ -17,6 +20,12 @@ class Standing(Record):
     unavailable: str | None = None
     pareto: bool = False
     """No other artifact is as good in bytes, perplexity and served tokens/s and better in one of them."""
+    disturbed: dict[str, str] = Field(default_factory=dict)
+    """Parts of the latency measurement beside which too much else ran, each with what that was."""
+
+    def doubt(self, metric: str) -> str | None:
+        """Say what else ran while a metric was measured, where that was too much for it to be trusted."""
+        return self.disturbed.get(part_of(metric) or "")
 
     @property
     def missed(self) -> tuple["Gate", ...]:
@@ -32,8 +41,11 @@ class Gate(Record):
     limit: float
     found: Estimate | None
     """None where it was not measured."""
-    verdict: Literal["passes", "fails", "not enough data", "not measured"]
-    """By the interval, where there is one: it lies within the limit, beyond it, or on both sides."""
+    verdict: Literal["passes", "fails", "not enough data", "not measured", "busy machine"]
+    """By the interval, where there is one: it lies within the limit, beyond it, or on both sides. Of a busy machine's
+    figures only what a quiet one would confirm is a verdict; else this is "busy machine"."""
+    doubt: str | None = None
+    """What else ran while the figure was measured, where that was too much."""
     more: int | None = None
     """With not enough data, how many more windows (documents, prompts) would bring the interval to one side, should the
     value stay; None where no number would, the value being the limit."""

@@ -17,7 +17,8 @@ from pipeline.records import (
     Standing,
     Tasks,
 )
-from pipeline.report import blocks, definitions, evidence, plots, served, table
+from pipeline.records.measurements import SERVED
+from pipeline.report import blocks, definitions, disturbance, evidence, plots, served, table
 from pipeline.report.blocks import Block, Cell, Figure, Items, Prose, Section, Table
 
 Recipe = Mapping[str, str | int | float | bool | None]
@@ -71,6 +72,7 @@ def _measured(standings: list[Standing], selection: Selection, run: Run) -> list
         Section(title="Tasks", blocks=_tasks(standings, run)),
         Section(title="Speed and memory as served", blocks=_served(named, run)),
         Section(title="Speed and memory in process", blocks=(alone,)),
+        Section(title="What else ran", blocks=disturbance.section(named, run.latency)),
         *cost,
         Section(title="Predicted and measured", blocks=evidence.predicted(named, run.builds, run.quality, run.latency)),
         Section(title="Parity and structural checks", blocks=evidence.checks(named, run.quality, run.builds)),
@@ -135,6 +137,10 @@ def _gates(standings: list[Standing]) -> tuple[Block, ...]:
         for gate in standing.gates:
             limit = f"{gate.metric} {gate.relation.replace('_', ' ')} {table.number(gate.limit)}"
             answer: str = gate.verdict
+            if gate.verdict == "busy machine":
+                answer = f"cannot tell: {gate.doubt}; a quiet machine may give another figure"
+            elif gate.doubt is not None:
+                answer += ", though it was measured on a busy machine"
             if gate.verdict == "not enough data":
                 more = "no amount of text" if gate.more is None else f"{gate.more:,} more {table.unit(gate.metric)}"
                 answer += f"; {more} would settle it, should the value stay"
@@ -147,7 +153,11 @@ def _gates(standings: list[Standing]) -> tuple[Block, ...]:
             )
     if not rows:
         return (Prose(text="`selection.constraints` states none."),)
-    note = "A gate is passed when the whole 95 % interval lies within the limit, and failed when all of it lies beyond."
+    note = (
+        "A gate is passed when the whole 95 % interval lies within the limit, and failed when all of it lies beyond. "
+        "A busy machine slows and never speeds up: a limit on slowness that was kept on one is kept, one that was not "
+        "is open."
+    )
     return Prose(text=note), blocks.table(
         "Each limit and what was found", ("artifact", "gate", "found", "answer"), rows
     )
@@ -215,12 +225,19 @@ def _served(named: list[str], run: Run) -> tuple[Block, ...]:
     measured = {name: run.latency[name].served for name in named}
     if not any(measured.values()):
         return (Prose(text="None was measured."),)
+    doubted = [
+        (name, level.concurrency)
+        for name, found in measured.items()
+        if found
+        for level in found.levels
+        if SERVED in run.latency[name].disturbed(level.concurrency)
+    ]
     return (
         *served.definitions(run.serving),
         Figure(plot="throughput"),
-        served.rates(measured),
+        served.rates(measured, doubted),
         Figure(plot="waits"),
-        served.waits(measured),
+        served.waits(measured, doubted),
         served.costs(measured),
     )
 

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from pipeline.records import Selection
-from pipeline.report import content, table
+from pipeline.report import content, disturbance, table
 from pipeline.report.blocks import Block, Code, Figure, Items, Prose, Section, Table
 
 
 def report(selection: Selection, run: content.Run) -> str:
     """Return the whole report."""
-    lead = content.sentence(selection, run.concurrency)
+    lead = "\n\n".join(filter(None, (content.sentence(selection, run.concurrency), disturbance.warning(selection))))
     return document(run.checkpoint.source, lead, content.sections(selection, run))
 
 

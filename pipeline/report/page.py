@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.records import Selection
-from pipeline.report import content, plots, table
+from pipeline.report import content, disturbance, plots, table
 from pipeline.report.blocks import Block, Cell, Code, Figure, Items, Prose, Section, Table
 
 HERE = Path(__file__).parent
@@ -36,6 +36,8 @@ WAITS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "end_to_end_ms":
 def page(selection: Selection, run: content.Run) -> str:
     """Return the whole page."""
     lead = f'<p id="winner">{_markup(content.sentence(selection, run.concurrency))}</p>\n{_headline(selection)}'
+    if (warning := disturbance.warning(selection)) is not None:
+        lead += f'\n<p id="warning" role="note">{_markup(warning)}</p>'
     title, sections, data = run.checkpoint.source, content.sections(selection, run), _data(selection, run)
     return _document(title, f"{title}: artifacts compared", lead, sections, data)
 

@@ -1,6 +1,7 @@
 """Speed as clients get it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from evals.load import QUANTILES, Level
 from evals.statistics import least_sample
@@ -8,9 +9,12 @@ from pipeline.params import ServingParams
 from pipeline.records import Served
 from pipeline.report import blocks
 from pipeline.report.blocks import Block, Cell, Items, Prose, Table
-from pipeline.report.table import figure, plain, size
+from pipeline.report.table import DOUBTED, figure, plain, size
 
 Measured = Mapping[str, Served | None]
+
+Doubted = Collection[tuple[str, int]]
+"""Artifacts and numbers of streams that were measured on a busy machine."""
 
 WAITS = {"TTFT": "ttft_seconds", "TPOT": "tpot_seconds", "ITL": "itl_seconds", "end-to-end": "end_to_end_seconds"}
 
@@ -40,12 +44,12 @@ def definitions(wanted: ServingParams) -> tuple[Block, ...]:
     return Prose(text=asked), Items(items=reckoned)
 
 
-def rates(measured: Measured) -> Table:
+def rates(measured: Measured, doubted: Doubted) -> Table:
     """Return what each artifact served per second, a row for each number of streams."""
     header = ("artifact", "streams", "requests", "output tok/s", "requests/s", "goodput, requests/s")
     rows = [
         (
-            *_level(name, level),
+            *_level(name, level, doubted),
             plain(len(level.exchanges), lambda v: f"{v:,.0f}"),
             figure(level.output_tokens_per_second, lambda v: f"{v:,.0f}"),
             figure(level.requests_per_second, _three),
@@ -56,7 +60,7 @@ def rates(measured: Measured) -> Table:
     return blocks.table("What was served per second", header, rows)
 
 
-def waits(measured: Measured) -> Table:
+def waits(measured: Measured, doubted: Doubted) -> Table:
     """Return how long clients waited, a row for each number of streams, without quantiles that no sample supports."""
     levels = _levels(measured)
     columns: list[tuple[str, Callable[[Level], Cell]]] = []
@@ -65,7 +69,7 @@ def waits(measured: Measured) -> Table:
             if any(getattr(getattr(level, kind), quantile) for _, level in levels):
                 columns.append((f"{title} {quantile}, ms", _wait(kind, quantile)))
     header = ("artifact", "streams", *(title for title, _ in columns))
-    rows = [(*_level(name, level), *(cell(level) for _, cell in columns)) for name, level in levels]
+    rows = [(*_level(name, level, doubted), *(cell(level) for _, cell in columns)) for name, level in levels]
     return blocks.table("How long clients waited", header, rows)
 
 
@@ -88,8 +92,11 @@ def costs(measured: Measured) -> Table:
     return blocks.table("What each server takes", (*header, *(("peak GPU memory",) if on_gpu else ())), rows)
 
 
-def _level(name: str, level: Level) -> tuple[Cell, Cell]:
-    return Cell(text=name), plain(level.concurrency, lambda v: f"{v:.0f}")
+def _level(name: str, level: Level, doubted: Doubted) -> tuple[Cell, Cell]:
+    streams = plain(level.concurrency, lambda v: f"{v:.0f}")
+    if (name, level.concurrency) in doubted:
+        streams = replace(streams, text=f"{streams.text} {DOUBTED}", mark="unsure")
+    return Cell(text=name), streams
 
 
 def _levels(measured: Measured) -> list[tuple[str, Level]]:

@@ -1,7 +1,7 @@
 """Each metric as people read it, and the tables of them: for the terminal, for Markdown and for the page alike."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evals.statistics import Estimate
 from pipeline.records import Gate, Selection, Standing
@@ -11,6 +11,9 @@ from pipeline.report.blocks import Cell, Mark, Table
 MIB = 2**20
 
 STAR = "`*`: on the Pareto front of size, perplexity and served tokens/s: no other artifact is as good in all three."
+
+DOUBTED = "†"
+"""Behind a figure that was measured on a busy machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,9 +126,12 @@ def details(about: str, selection: Selection, columns: tuple[Column, ...]) -> Ta
 
 
 def cell(column: Column, standing: Standing) -> Cell:
-    """Return a value with its interval, marked where a gate on it is not passed."""
+    """Return a value with its interval, marked where a gate on it is not passed, or where it is not to be trusted."""
     found = standing.metrics.get(column.metric)
-    return figure(found, column.render, noticed([gate for gate in standing.missed if gate.metric == column.metric]))
+    shown = figure(found, column.render, noticed([gate for gate in standing.missed if gate.metric == column.metric]))
+    if found is None or standing.doubt(column.metric) is None:
+        return shown
+    return replace(shown, text=f"{shown.text} {DOUBTED}", mark=shown.mark or "unsure")
 
 
 def figure(found: Estimate | None, render: Callable[[float], str], mark: Mark | None = None) -> Cell:
@@ -150,7 +156,7 @@ def noticed(gates: Sequence[Gate]) -> Mark | None:
     verdicts = {gate.verdict for gate in gates} - {"passes"}
     if not verdicts:
         return None
-    return "unsure" if verdicts == {"not enough data"} else "bad"
+    return "unsure" if verdicts <= {"not enough data", "busy machine"} else "bad"
 
 
 def _shown(selection: Selection, columns: tuple[Column, ...]) -> tuple[Column, ...]:
@@ -188,6 +194,8 @@ def missed(gate: Gate) -> str:
     found = f"{gate.metric} {estimate(gate.found, number)}"
     if gate.verdict == "fails":
         return f"{found}, limit {limit}"
+    if gate.verdict == "busy machine":
+        return f"{found}, limit {limit}: cannot tell, it was measured on a busy machine"
     settle = "no amount of text would settle it" if gate.more is None else f"{gate.more:,} more {unit(gate.metric)}"
     return f"{found}, limit {limit}: not enough data ({settle})"
 

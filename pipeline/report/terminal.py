@@ -7,7 +7,7 @@ from rich.table import Table
 
 from pipeline import paths
 from pipeline.records import FILE, Image, Selection, Verification
-from pipeline.report import table
+from pipeline.report import disturbance, table
 
 
 def print_ranking() -> None:
@@ -22,7 +22,7 @@ def print_ranking() -> None:
     out = console()
     out.print(grid)
     out.print(f"\n{table.STAR.replace('`', '')} Report: {paths.PAGE}, {paths.REPORT}")
-    for line in _image():
+    for line in (*disturbance.lines(selection), *_image()):
         out.print(line, highlight=False)
 
 

@@ -1,27 +1,31 @@
 """How fast one artifact runs: in process with one stream, and as served, behind the gateway and under load."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from containers import engines
 from containers.gateway.process import GatewayProcess, gateway
-from evals import gpu_memory, memory, speed
+from evals import gpu_memory, interference, memory, speed
+from evals.interference import TRIES, Watched
 from evals.load import Level, Slo, summarize
 from evals.load_client import LoadError, closed_loop
-from evals.runner import Ids
+from evals.runner import Ids, Runner
 from evals.windows import Windows
 from pipeline import digests, paths
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, LatencyParams, Params, ServingParams
-from pipeline.progress import track
-from pipeline.records import FILE, Artifact, Latency, Machine, Served, Spread, Timing
+from pipeline.progress import note, track
+from pipeline.records import FILE, Artifact, Latency, Machine, Served, Spread, Timing, measurements
 from pipeline.stages import hardware
+
+T = TypeVar("T")
 
 PLACED = ("vllm", "tensorrt_llm")
 """Engines that are told how to use GPUs."""
@@ -39,32 +43,64 @@ def latency(params: Params, name: str) -> None:
     compute = params.compute()
     # Real text: a mixture of experts routes nonsense to other experts than it routes text.
     text = Windows.load(paths.CORPUS / "evaluation.npz").ids.ravel()
+    parts = Parts(name)
     Latency(
         name=name,
         artifact=artifact.digest,
         machine=digests.of_value(Machine.load(paths.MACHINE).model_dump()),
         threads=compute.threads,
-        **_in_process(params.latency, artifact, text, compute),
-        served=_served(params.serving, artifact, text, compute),
+        **_in_process(params.latency, artifact, text, compute, parts),
+        served=_served(params.serving, artifact, text, compute, parts),
+        watched=parts.watched,
     ).save(paths.latency(name))
 
 
-def _in_process(wanted: LatencyParams, artifact: Artifact, text: Ids, compute: Compute) -> dict[str, Any]:
+class Parts:
+    """The parts of one artifact's measurement: each is watched, and measured again while too much else runs."""
+
+    def __init__(self, name: str) -> None:
+        self.watched: dict[str, Watched] = {}
+        self._name = name
+        self._pauses = iter(interference.PAUSES)
+
+    def measure(self, part: str, once: Callable[[int], T], *, cores: int, tries: int = TRIES) -> T:
+        """Measure one part, which keeps so many cores busy, by `once`, given the number of the try."""
+        what = f"{self._name}, {part}"
+        found, self.watched[part] = interference.measure(
+            once,
+            lambda: interference.watch(wanted=cores),
+            self._pauses,
+            lambda why: note(f"{what}: {why}"),
+            tries,
+        )
+        if problems := interference.problems(self.watched[part].interference):
+            note(f"{what}: {'; '.join(problems)}: the figures are kept, and marked as those of a busy machine")
+        return found
+
+
+def _in_process(wanted: LatencyParams, artifact: Artifact, text: Ids, compute: Compute, parts: Parts) -> dict[str, Any]:
     """Time the engine by itself; return what the record holds of it."""
     (prompt,) = pieces(text, 1, wanted.prompt_tokens, "latency.prompt_tokens")
     recipe, folder = RECIPE.validate_python(artifact.recipe), paths.artifact(artifact.name)
-    with gpu_memory.watch(compute.device == "cuda") as gpu:
-        start = time.perf_counter()
-        with recipe.open(folder, compute) as runner:
-            load_seconds = time.perf_counter() - start
-            runs = speed.time_generations(
+    with gpu_memory.watch(compute.device == "cuda") as gpu, ExitStack() as stack:
+
+        def load(_: int) -> tuple[Runner, float]:
+            start = time.perf_counter()
+            return stack.enter_context(recipe.open(folder, compute)), time.perf_counter() - start
+
+        runner, load_seconds = parts.measure(measurements.LOAD, load, cores=1, tries=1)
+        runs = parts.measure(
+            measurements.IN_PROCESS,
+            lambda _: speed.time_generations(
                 runner,
                 prompt,
                 output_tokens=wanted.output_tokens,
                 warmup=wanted.warmup,
                 repeats=wanted.repeats,
                 track=lambda repeats: track(repeats, f"timing {artifact.name}"),
-            )
+            ),
+            cores=_cores(compute),
+        )
     return {
         "prompt_tokens": wanted.prompt_tokens,
         "output_tokens": wanted.output_tokens,
@@ -78,21 +114,29 @@ def _in_process(wanted: LatencyParams, artifact: Artifact, text: Ids, compute: C
     }
 
 
-def _served(wanted: ServingParams, artifact: Artifact, text: Ids, compute: Compute) -> Served:
+def _served(wanted: ServingParams, artifact: Artifact, text: Ids, compute: Compute, parts: Parts) -> Served:
     """Start the gateway as an image does, and put it under each level's load in turn."""
     slots = max(wanted.concurrency)
-    count = (wanted.warmup + wanted.requests) * sum(wanted.concurrency)
-    prompts = iter(pieces(text, count, wanted.prompt_tokens, "serving.prompt_tokens"))
+    prompts = _prompts(wanted, text)
     engine = engines.choose(RECIPE.validate_python(artifact.recipe), compute)
     placed, flags = wanted.placement if engine in PLACED else None, ["--engine", engine]
     if placed:
         flags += ["--tensor-parallel", str(placed.tensor_parallel)]
         flags += ["--gpu-memory-fraction", str(placed.gpu_memory_fraction)]
-    with (
-        gpu_memory.watch(compute.device == "cuda") as gpu,
-        gateway(paths.artifact(artifact.name), compute=compute, slots=slots, flags=tuple(flags)) as server,
-    ):
-        levels = [_level(wanted, server, artifact.name, streams, prompts) for streams in wanted.concurrency]
+    serving = gateway(paths.artifact(artifact.name), compute=compute, slots=slots, flags=tuple(flags))
+    with gpu_memory.watch(compute.device == "cuda") as gpu, ExitStack() as stack:
+        # The gateway's interpreter, and an engine's beside it.
+        server = parts.measure(measurements.SERVED_LOAD, lambda _: stack.enter_context(serving), cores=2, tries=1)
+
+        def timed(streams: int) -> Level:
+            return parts.measure(
+                measurements.level(streams),
+                lambda number: _level(wanted, server, artifact.name, streams, prompts[number]),
+                cores=_cores(compute) + 1,  # the gateway and the client take turns
+                tries=len(prompts),
+            )
+
+        levels = tuple(map(timed, wanted.concurrency))
         peak = memory.peak_family_rss_bytes(server.pid)
     return Served(
         engine=engine,
@@ -105,8 +149,19 @@ def _served(wanted: ServingParams, artifact: Artifact, text: Ids, compute: Compu
         load_seconds=server.load_seconds,
         peak_rss_bytes=peak,
         peak_gpu_bytes=gpu.bytes,
-        levels=tuple(levels),
+        levels=levels,
     )
+
+
+def _prompts(wanted: ServingParams, text: Ids) -> list[Iterator[Ids]]:
+    """Return prompts for each try, as many tries as the text has different ones for.
+
+    A repetition with prompts that the server knows would find its work done.
+    """
+    count = (wanted.warmup + wanted.requests) * sum(wanted.concurrency)
+    tries = max(1, min(TRIES, (len(text) - wanted.prompt_tokens + 1) // count))
+    found = pieces(text, tries * count, wanted.prompt_tokens, "serving.prompt_tokens")
+    return [iter(found[number::tries]) for number in range(tries)]
 
 
 def _level(wanted: ServingParams, server: GatewayProcess, name: str, streams: int, prompts: Iterator[Ids]) -> Level:
@@ -138,6 +193,11 @@ def pieces(text: Ids, count: int, tokens: int, key: str) -> list[Ids]:
         )
     starts = np.linspace(0, len(text) - tokens, count).astype(int)
     return [text[start : start + tokens] for start in starts]
+
+
+def _cores(compute: Compute) -> int:
+    """Return how many cores an engine keeps busy: one where a GPU does the work."""
+    return 1 if compute.gpus else compute.threads
 
 
 def _spread(values: Sequence[float]) -> Spread:

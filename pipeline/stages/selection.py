@@ -8,6 +8,7 @@ from evals.statistics import Estimate
 from pipeline import machine, paths
 from pipeline.errors import SelectionError
 from pipeline.params import Params, SelectionParams
+from pipeline.progress import note
 from pipeline.records import (
     FILE,
     Build,
@@ -24,7 +25,8 @@ from pipeline.records import (
     Standing,
     Tasks,
 )
-from pipeline.report import content, table, write
+from pipeline.records.measurements import part_of
+from pipeline.report import content, disturbance, table, write
 from pipeline.stages import cost
 
 Measured = tuple[Quality, Latency, Tasks]
@@ -69,6 +71,8 @@ def selection(params: Params) -> None:
         threads=params.threads or machine.usable_cores(),
     )
     write.write(result, run)
+    for line in disturbance.lines(result):
+        note(line)
     if result.winner is None:
         raise SelectionError(_nearest_miss(result))
 
@@ -159,11 +163,16 @@ def _served(served: Served | None, concurrency: int) -> dict[str, Estimate | Non
     return found
 
 
-def gate(metric: str, relation: str, limit: float, found: Estimate | None, sample: int | None) -> Gate:
+def gate(
+    metric: str, relation: str, limit: float, found: Estimate | None, sample: int | None, doubt: str | None = None
+) -> Gate:
     """Hold one figure against one limit: its interval must lie within it, or, having none, its value.
 
     An interval shrinks with the square root of the sample, so n more bring its end to the limit when
     sample + n = sample x (reach / distance)^2, reach being from the value to the interval's end on the limit's side.
+
+    `doubt` says that the figure is a busy machine's. That slows and never speeds up, so a limit on slowness that was
+    kept would be kept on a quiet machine, too; one that was not kept is open, and passes nothing.
     """
     verdict, more = "not measured", None
     if found is not None:
@@ -180,8 +189,12 @@ def gate(metric: str, relation: str, limit: float, found: Estimate | None, sampl
             reach = max(ends) - value if value <= bound else value - min(ends)
             if sample is not None and value != bound:
                 more = max(1, math.ceil(sample * ((reach / (value - bound)) ** 2 - 1)))
+    if doubt is not None and found is not None:
+        slowed = "at_least" if metric.endswith("_per_second") else "at_most"
+        if verdict != ("passes" if relation == slowed else "fails"):
+            verdict, more = "busy machine", None
     fields = {"metric": metric, "relation": relation, "limit": limit, "found": found}
-    return Gate.model_validate({**fields, "verdict": verdict, "more": more})
+    return Gate.model_validate({**fields, "verdict": verdict, "more": more, "doubt": doubt})
 
 
 def floors(params: Params) -> dict[str, str | None]:
@@ -203,6 +216,7 @@ def _standing(
         metrics=found,
         gates=() if quality.unavailable else _gates(wanted, found, quality, latency, tasks),
         unavailable=quality.unavailable,
+        disturbed=latency.disturbed(wanted.concurrency),
     )
 
 
@@ -211,6 +225,7 @@ def _gates(
 ) -> tuple[Gate, ...]:
     gates = []
     level = latency.served.at(wanted.concurrency) if latency.served else None
+    disturbed = latency.disturbed(wanted.concurrency)
     for metric, bound in wanted.constraints.items():
         kind, _, task = metric.partition(".")
         sample = quality.windows
@@ -223,7 +238,8 @@ def _gates(
         for relation in ("at_most", "at_least"):
             limit = getattr(bound, relation)
             if limit is not None:
-                gates.append(gate(metric, relation, limit, found.get(metric), sample))
+                doubt = disturbed.get(part_of(metric) or "")
+                gates.append(gate(metric, relation, limit, found.get(metric), sample, doubt))
     return tuple(gates)
 
 

@@ -4,11 +4,13 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx2
 
-from evals import agreement
+from evals import agreement, interference
+from evals.interference import Watching
 from evals.load_client import LoadError
 from evals.runner import Ids
 from evals.tokens import Tokens
@@ -84,12 +86,17 @@ def _asked(
     yield _user(running)
     yield checks.authentication(client.url)
     yield checks.evidence(client, _expected(name))
-    yield from _served(params, name, served, client, windows)
+    # The gateway and the client take turns beside the engine. No container descends from this process.
+    cores = 1 + (1 if served.placement else params.threads or machine.usable_cores())
+    watching = partial(interference.watch, wanted=cores, roots=(running.pid,))
+    yield from _served(params, name, served, client, windows, watching)
     prompt, stop = windows.ids[0][:PROMPT_TOKENS], lambda: running.wait(STOP_SECONDS)
     yield checks.drain(client, prompt, DRAINED_TOKENS, running.terminate, stop)
 
 
-def _served(params: Params, name: str, served: Served, client: Client, windows: Windows) -> Iterator[Check]:
+def _served(
+    params: Params, name: str, served: Served, client: Client, windows: Windows, watching: Watching
+) -> Iterator[Check]:
     """Hold log-probabilities, tokens and speed against what was measured of the artifact."""
     quality = Quality.load(paths.quality(name))
     assert quality.perplexity is not None, "an unavailable artifact wins nothing"
@@ -99,10 +106,12 @@ def _served(params: Params, name: str, served: Served, client: Client, windows: 
     prompts = agreement.prompts(windows, params.greedy.prompts, params.greedy.prompt_tokens)
     tokens = Tokens.load(paths.tokens(name))
     yield checks.greedy(client, prompts, tokens, tolerance, _bar("comparing answers of the image"))
-    yield _throughput(params, name, served, client, windows)
+    yield _throughput(params, name, served, client, windows, watching)
 
 
-def _throughput(params: Params, name: str, served: Served, client: Client, windows: Windows) -> Check:
+def _throughput(
+    params: Params, name: str, served: Served, client: Client, windows: Windows, watching: Watching
+) -> Check:
     serving, streams = params.serving, params.selection.concurrency
     level = served.at(streams)
     if level is None:
@@ -114,6 +123,7 @@ def _throughput(params: Params, name: str, served: Served, client: Client, windo
         output_tokens=serving.output_tokens,
         concurrency=streams,
         measured=level.output_tokens_per_second.value,
+        watching=watching,
     )
 
 

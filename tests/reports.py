@@ -1,10 +1,12 @@
 """Finished runs of any size, made of seeded random figures: what a report is written from."""
 
+from collections.abc import Mapping
 from random import Random
 
 from evals.agreement import Agreement
 from evals.answers import Answers, Outcome
 from evals.divergence import Divergence
+from evals.interference import Watched
 from evals.load import Exchange, Slo, summarize
 from evals.perplexity import Perplexity
 from evals.statistics import Estimate, share
@@ -37,12 +39,24 @@ SLO = SloParams(ttft_seconds=0.5, tpot_seconds=0.05)
 SERVING = ServingParams(concurrency=(1, 4), requests=24, warmup=1, prompt_tokens=128, output_tokens=32, slo=SLO)
 
 
-def finished(count: int, *, limit: float = 1.01, gone: bool = True, requests: int = 24) -> tuple[Selection, Run]:
-    """Return a ranking of so many artifacts, one more that is unavailable, and what it rests on."""
+def finished(
+    count: int,
+    *,
+    limit: float = 1.01,
+    gone: bool = True,
+    requests: int = 24,
+    watched: Mapping[str, Mapping[str, Watched]] | None = None,
+) -> tuple[Selection, Run]:
+    """Return a ranking of so many artifacts, one more that is unavailable, and what it rests on.
+
+    `watched` says what else ran while an artifact was timed, part by part.
+    """
     random = Random(count)
     named = [f"{BACKENDS[number % len(BACKENDS)]}-{number}" for number in range(count)]
     quality = {name: _quality(random, name, number) for number, name in enumerate(named)}
     latency = {name: _latency(random, name, requests) for name in named}
+    for name, parts in (watched or {}).items():
+        latency[name] = latency[name].model_copy(update={"watched": dict(parts)})
     tasks = {name: _tasks(random, name) for name in named}
     builds = {name: _build(random, name, quality[name], latency[name]) for name in named}
     if gone:

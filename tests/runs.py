@@ -31,6 +31,7 @@ from pipeline.records import (
     Standing,
     Tasks,
 )
+from pipeline.stages.selection import gate
 
 WINDOWS, TOKENS = 16, 64
 
@@ -47,6 +48,10 @@ class Made:
     """Of one token's loss, nats."""
     content: bytes = b"weights"
     unavailable: str | None = None
+    busy: str | None = None
+    """What ran beside it while it was served, where that was too much."""
+    least_rate: float | None = None
+    """Limit on the rate."""
 
 
 def tokens(made: Made, text: str = "text", reference: str = "reference") -> Tokens:
@@ -89,7 +94,19 @@ def write(
             "bytes": Estimate(value=len(made.content)),
             "served_output_tokens_per_second": Estimate(value=made.rate, low=0.95 * made.rate, high=1.05 * made.rate),
         }
-        standings.append(Standing(name=name, rank=len(standings) + 1, metrics=metrics))
+        rate, metric = metrics["served_output_tokens_per_second"], "served_output_tokens_per_second"
+        limit = made.least_rate
+        gates = () if limit is None else (gate(metric, "at_least", limit, rate, 24, made.busy),)
+        missed = any(one.verdict != "passes" for one in gates)
+        standings.append(
+            Standing(
+                name=name,
+                rank=None if missed else len(standings) + 1,
+                metrics=metrics,
+                gates=gates,
+                disturbed={"served": made.busy} if made.busy else {},
+            )
+        )
         Latency(name=name, artifact="a", machine=machine).save(folder / paths.latency(name))
         Tasks(name=name, artifact="a").save(folder / paths.tasks(name))
     selection = Selection(

@@ -121,6 +121,25 @@ def test_times_of_another_machine_are_unclear_and_another_text_is_not_paired(tmp
     assert row(done.stdout, "a", "perplexity_ratio")[3] == "no"
 
 
+def test_speeds_of_a_busy_machine_are_never_called_worse(tmp_path: Path) -> None:
+    """Nor is an artifact that missed a limit on them, unless a quiet machine measured it."""
+    cores = "other processes ran (cc1plus) 1.00 of 2 processors"
+    write(tmp_path / "old", {"a": Made(rate=100), "b": Made(rate=100, least_rate=50), "c": Made(rate=100)})
+    slow = {"a": Made(rate=10, busy=cores), "b": Made(rate=10, least_rate=50, busy=cores), "c": Made(rate=100)}
+    write(tmp_path / "new", slow)
+    write(tmp_path / "quiet", {"b": Made(rate=10, least_rate=50)})
+    done = compare(Repository(tmp_path), "old", "new", "--fail-on", "worse")
+    assert done.returncode == 0, done.stdout
+    assert row(done.stdout, "a", "served_output_tokens_per_second")[-1] == (
+        f"unclear: cannot tell, new was measured on a busy machine ({cores})"
+    )
+    assert re.search(r"\| b \| passes \| .* cannot tell, it was measured on a busy machine \| unclear \|", done.stdout)
+    assert "new: **Not to be trusted" in done.stdout
+    assert "| c | `served_output_tokens_per_second`" not in done.stdout, "the same"
+    assert compare(Repository(tmp_path), "old", "new", "--fail-on", "unclear").returncode == 13
+    assert compare(Repository(tmp_path), "old", "quiet", "--fail-on", "worse").returncode == 13
+
+
 def test_data_that_is_nowhere_are_named(repository: Repository) -> None:
     repository.ask({**ARTIFACTS, "q4": {"loss": 0.025}})
     repository.run("dvc", "repro")

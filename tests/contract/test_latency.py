@@ -4,13 +4,14 @@ import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from containers.gateway.process import GatewayProcess, gateway
-from evals import memory
+from evals import interference, memory
 from evals.load import Exchange
 from evals.load_client import LoadError, closed_loop
 from pipeline import paths
@@ -22,8 +23,10 @@ from pipeline.stages.artifact import artifact
 from pipeline.stages.checkpoint import checkpoint
 from pipeline.stages.corpus import corpus
 from pipeline.stages.inputs import inputs
+from pipeline.stages.latency import _prompts as prompts_of
 from pipeline.stages.latency import latency, pieces
 from pipeline.toolchains import llama_cpp
+from tests.disturbed import BUSY, QUIET, watching
 
 ROOT = Path(__file__).parents[2]
 NAME = "gguf-f16"
@@ -123,6 +126,39 @@ def test_the_stage_writes_every_level_with_its_raw_times(built: Path, params: Pa
                for level in served.levels]  # fmt: skip
     assert running[0] == 6, "one stream asks one thing at a time"
     assert running[1] > 12
+
+
+def test_what_is_measured_beside_other_work_is_measured_again_and_says_so(
+    built: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The timing in process finds a quiet machine at its second try, two streams never do."""
+    calmer = replace(BUSY, other_cpu_seconds=0.9)
+    seen = watching(QUIET, BUSY, QUIET, QUIET, QUIET, BUSY, calmer, BUSY)
+    monkeypatch.setattr(interference, "watch", lambda **_: seen())
+    monkeypatch.setattr(interference, "PAUSES", (0.0,) * 9)
+    latency(params, NAME)
+    record = Latency.load(paths.latency(NAME))
+    tries = {part: (len(one.tries), one.kept) for part, one in record.watched.items()}
+    assert tries == {
+        "load": (1, 0),
+        "in process": (2, 1),
+        "served load": (1, 0),
+        "served, 1 at a time": (1, 0),
+        "served, 2 at a time": (3, 1),
+    }
+    assert record.disturbed(1) == {}
+    assert record.disturbed(2) == {"served": "other processes ran (cc1plus) 0.45 of 2 processors"}
+    said = capfd.readouterr().err
+    assert "gguf-f16, in process: other processes ran (cc1plus) 1.00 of 2 processors: measured again" in said
+    assert "0.45 of 2 processors: the figures are kept, and marked as those of a busy machine" in said
+
+
+def test_each_try_has_prompts_of_its_own_while_the_text_lasts(params: Params) -> None:
+    count = 7 * 3
+    for tokens, tries in ((1536, 3), (32 + 2 * count, 2), (32 + count, 1)):
+        prompts = [[int(prompt[0]) for prompt in one] for one in prompts_of(params.serving, np.arange(tokens))]
+        assert [len(one) for one in prompts] == [count] * tries
+        assert len({first for one in prompts for first in one}) == tries * count
 
 
 def test_a_gateway_that_dies_under_load_is_an_error(built: Path) -> None:

@@ -6,11 +6,12 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from evals import agreement, perplexity
+from evals import agreement, interference, perplexity
 from evals.perplexity import Perplexity
 from evals.scoring import score
 from evals.tokens import Tokens
@@ -23,6 +24,7 @@ from pipeline.images import checks
 from pipeline.images.checks import SAME_CODE, Client
 from pipeline.records import FILE
 from tests import demo
+from tests.disturbed import BUSY, QUIET, watching
 from tests.gateways import KEY, process
 
 TOKENS = 64
@@ -128,14 +130,20 @@ def test_a_server_that_lets_everybody_in_is_found_out(built: Built) -> None:
     assert "/v1/completions" in found.found
 
 
-def test_throughput_is_held_against_the_measured_one(
-    built: Built, served: tuple["subprocess.Popen[str]", Client]
+def test_throughput_is_held_against_the_measured_one_and_a_busy_machine_is_named(
+    built: Built, served: tuple["subprocess.Popen[str]", Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, client = served
-    prompts = list(built.windows.ids[:, :16])
-    sizes = {"output_tokens": 8, "concurrency": 2}
-    assert checks.throughput(client, prompts, **sizes, measured=1.0).passed
-    assert not checks.throughput(client, prompts, **sizes, measured=1e9).passed
+    load: dict[str, Any] = {"prompts": list(built.windows.ids[:, :16]), "output_tokens": 8, "concurrency": 2}
+    quiet, busy = (watching(*[one] * 9) for one in (QUIET, BUSY))
+    monkeypatch.setattr(interference, "PAUSES", (0.0, 0.0, 0.0))
+    assert checks.throughput(client, **load, measured=1.0, watching=busy).passed
+    missed = checks.throughput(client, **load, measured=1e9, watching=quiet)
+    assert not missed.passed
+    assert "busy" not in missed.found
+    missed = checks.throughput(client, **load, measured=1e9, watching=busy)
+    assert not missed.passed
+    assert "on a busy machine (other processes ran (cc1plus) 1.00 of 2 processors); let it" in missed.found
 
 
 def test_an_answer_survives_sigterm(built: Built, served: tuple["subprocess.Popen[str]", Client]) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from evals.statistics import Estimate
-from pipeline.records import Cost, Gate, Selection
-from pipeline.report import content, markdown, page, plots, table
+from pipeline.records import Cost, Gate, Selection, measurements
+from pipeline.report import content, disturbance, markdown, page, plots, table
 from pipeline.report.blocks import Prose, Table
 from tests import reports
+from tests.disturbed import BUSY, QUIET, watched
 from tests.reports import around, finished
 
 LARGEST_PAGE_BYTES = 3_000_000
@@ -259,3 +260,44 @@ def test_the_worst_gate_marks_a_figure() -> None:
 
 def test_fifty_artifacts_stay_small() -> None:
     assert len(page.page(*finished(50)).encode()) < LARGEST_PAGE_BYTES
+
+
+def test_speeds_of_a_busy_machine_are_marked_and_the_top_says_whose_they_are_and_what_to_do() -> None:
+    busy = {
+        "in process": watched(QUIET),
+        measurements.level(1): watched(QUIET),
+        measurements.level(4): watched(BUSY, BUSY),
+    }
+    ranking, run = finished(3, watched={"gguf-0": busy, "gptq-1": {measurements.level(4): watched(QUIET)}})
+    text, shown = markdown.report(ranking, run), Page(page.page(ranking, run))
+    (warning,) = (line for line in text.splitlines()[:6] if line.startswith("**Not to be trusted"))
+    assert "of gguf-0 (served: other processes ran (cc1plus) 1.00 of 2 processors)" in warning
+    assert "The order by `served_output_tokens_per_second` may be another" in warning
+    assert "`dvc repro --force --single-item latency@gguf-0 && dvc repro`" in warning
+    assert warning.replace("**", "").replace("`", "") in shown.text
+    (row,) = (row for row in shown.tables[0] if row[1][0].startswith("gguf-0"))
+    marked = [title for (title, _), (cell, _) in zip(shown.tables[0][0], row, strict=True) if cell.endswith("†")]
+    assert marked == ["served tok/s", "served TTFT, ms"], "and not what was measured on a quiet machine"
+    assert sum(cell.endswith("†") for row in shown.tables[0] for cell, _ in row) == 2
+    (beside,) = (one for one in shown.tables if "ran most" in [title for title, _ in one[0]])
+    assert [[cell.strip() for cell, _ in row][:5] for row in beside[1:]] == [
+        ["gguf-0", "served, 4 at a time", "1", "2.00", "1.00"],
+        ["gguf-0", "served, 4 at a time", "2", "2.00", "1.00"],
+    ]
+    assert "3 of 4 measurements were left alone" in shown.text
+    assert "This machine does not show: frequency, heat" in shown.text
+    streams = [row[1][0].strip() for table_ in shown.tables for row in table_[1:] if table_[0][1][0] == "streams"]
+    assert [shown for shown in streams if "†" in shown] == ["4 †"] * 2, "once in each table of served figures"
+
+
+def test_a_quiet_machine_leaves_no_warning_and_many_busy_ones_are_counted() -> None:
+    quiet = {"load": watched(QUIET)}
+    text = markdown.report(*finished(3, watched={"gguf-0": quiet}))
+    assert "Not to be trusted" not in text
+    assert "†" not in text
+    assert "1 of 1 measurements were left alone" in text
+    ranking, _ = finished(6, watched={one.name: {"load": watched(BUSY)} for one in finished(6)[0].ranking[:6]})
+    (warning,) = disturbance.lines(ranking)
+    assert "; and 2 more." in warning
+    assert "The order" not in warning, "nobody chose by the time to load"
+    assert "dvc repro --force --single-item latency && dvc repro." in warning

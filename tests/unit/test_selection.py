@@ -7,9 +7,11 @@ from evals.perplexity import Perplexity
 from evals.statistics import Estimate
 from pipeline.params import METRICS, Bound, Objective, SelectionParams
 from pipeline.records import Gate, Latency, Quality, Served, Tasks
+from pipeline.records.measurements import level
 from pipeline.report import table
 from pipeline.stages import selection
 from pipeline.stages.selection import Measured, gate
+from tests.disturbed import BUSY, QUIET, watched
 
 STREAMS = 2
 
@@ -171,3 +173,42 @@ def test_a_gate_on_a_served_metric_counts_requests() -> None:
     assert missed.verdict == "not enough data"
     assert missed.more is not None
     assert f"{missed.more:,} more requests" in table.missed(missed)
+
+
+@pytest.mark.parametrize(
+    ("metric", "relation", "value", "verdict"),
+    [
+        ("served_output_tokens_per_second", "at_least", 50, "passes"),
+        ("served_output_tokens_per_second", "at_least", 30, "busy machine"),
+        ("served_ttft_seconds_p50", "at_most", 30, "passes"),
+        ("served_ttft_seconds_p50", "at_most", 50, "busy machine"),
+        ("price_per_million_tokens", "at_most", 50, "busy machine"),
+        ("served_ttft_seconds_p50", "at_least", 30, "fails"),
+        ("served_ttft_seconds_p50", "at_least", 50, "busy machine"),
+    ],
+)
+def test_of_a_busy_machines_figures_only_what_a_quiet_one_would_confirm_counts(
+    metric: str, relation: str, value: float, verdict: str
+) -> None:
+    found = Estimate(value=value, low=value - 5, high=value + 5)
+    result = gate(metric, relation, 40, found, 24, "other processes ran")
+    assert (result.verdict, result.more, result.doubt) == (verdict, None, "other processes ran")
+    assert (table.noticed([result]) or "good") == {"passes": "good", "fails": "bad"}.get(verdict, "unsure")
+
+
+def test_an_artifact_that_misses_a_gate_on_a_busy_machine_does_not_win_and_is_told_apart() -> None:
+    at_least = {"served_output_tokens_per_second": Bound(at_least=45)}
+    wanted = SelectionParams(concurrency=STREAMS, objective=FASTEST, constraints=at_least)
+    quality, latency, tasks = SLOW
+    hurt = {level(STREAMS): watched(QUIET, BUSY), level(1): watched(QUIET)}
+    disturbed: Measured = quality, latency.model_copy(update={"watched": hurt}), tasks
+    result = selection.select(wanted, [disturbed, GOOD])
+    assert [(one.name, one.rank) for one in result.ranking] == [("good", 1), ("slow", None)]
+    slow = result.ranking[1]
+    assert slow.disturbed == {"served": "other processes ran (cc1plus) 1.00 of 2 processors"}
+    assert [slow.doubt(metric) is not None for metric in METRICS] == [
+        metric.startswith("price") or (metric.startswith("served_") and "load" not in metric and "peak" not in metric)
+        for metric in METRICS
+    ]
+    assert table.verdict(slow, "good").endswith("limit at least 45: cannot tell, it was measured on a busy machine")
+    assert selection.select(WITHIN_ONE_PERCENT, [disturbed]).winner == "slow", "quality does not depend on the load"

@@ -1,13 +1,18 @@
 """Makes .venv and the native tools, once; `make` runs it first, with whatever Python is there and nothing installed.
 
 A second run finds both finished and takes a fraction of a second. An interrupted run leaves no stamp, so the next one
-starts over.
+starts over. Where this Python is not a supported one and another on PATH is, that one goes on. So this file keeps to
+what Python 3.8 understands.
 """
 
+from __future__ import annotations
+
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +23,19 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 STAMP = ENVIRONMENT / "assay-stamp"
 EXTRAS = "gguf,gptq,awq,onnx,dev"
 
+OLDEST, NEWEST, TESTED = 11, 14, 13
+"""Of Python 3: what pyproject.toml takes, and up to which the project was run."""
+
 
 def main() -> int:
     """Set everything up; return the exit code."""
+    if not OLDEST <= sys.version_info.minor <= NEWEST:
+        other = supported()
+        if other is not None:
+            os.execv(other, [other, __file__])
     missing = missing_prerequisites()
     if missing:
-        print("assay: this machine lacks\n" + "\n".join(f"  {line}" for line in missing), file=sys.stderr)
+        print("assay: this machine lacks\n" + "\n".join("  " + line for line in missing), file=sys.stderr)
         return 1
     key = hashlib.sha256(
         b"\0".join(
@@ -36,24 +48,71 @@ def main() -> int:
     return subprocess.run([PYTHON, "-m", "pipeline", "toolchain"], cwd=ROOT, check=False).returncode
 
 
+def supported() -> str | None:
+    """Find a supported Python on PATH that starts, the newest tested one first; a version manager's may not."""
+    for minor in [*range(TESTED, OLDEST - 1, -1), *range(TESTED + 1, NEWEST + 1)]:
+        found = shutil.which(f"python3.{minor}")
+        if found and subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return found
+    return None
+
+
 def missing_prerequisites() -> list[str]:
-    """Name each missing prerequisite with the Debian or Ubuntu command that installs it."""
-    missing = []
-    if not (3, 11) <= sys.version_info[:2] <= (3, 12):
-        found = ".".join(map(str, sys.version_info[:2]))
-        missing.append(f"Python 3.11 or 3.12 (found {found}): apt-get install python3.11, then make PYTHON=python3.11")
+    """Name what is missing, all at once, and the command that installs it on Debian and Ubuntu."""
+    packages: dict[str, str] = {}
+    minor = sys.version_info.minor
+    if not OLDEST <= minor <= NEWEST:
+        needed = f"Python 3.{OLDEST} to 3.{NEWEST} (`{sys.executable}` is 3.{minor})"
+        return [f"{needed}; {python_advice()}"]
     if find_spec("ensurepip") is None:
-        missing.append("Python's venv module: apt-get install python3-venv")
-    missing += [f"{tool}: apt-get install {tool}" for tool in ("g++", "cmake", "git") if shutil.which(tool) is None]
-    return missing
+        packages[f"python3.{minor}-venv"] = "Python's venv module"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        packages[f"python3.{minor}-dev"] = "Python's header files, which packages in C++ are compiled with"
+    packages.update({tool: tool for tool in ("g++", "cmake", "git") if shutil.which(tool) is None})
+    if not packages:
+        return []
+    return [*packages.values(), "On Debian and Ubuntu this installs it:", f"  {apt(*packages)}"]
+
+
+def python_advice() -> str:
+    """Say how a supported Python comes onto this distribution."""
+    system = release()
+    name = system.get("PRETTY_NAME", "this system")
+    minor = {("debian", "12"): 11, ("debian", "13"): 13, ("ubuntu", "24.04"): 12, ("ubuntu", "26.04"): 14}.get(
+        (system.get("ID", ""), system.get("VERSION_ID", ""))
+    )
+    if minor is None:
+        other = f"put one on PATH as python3.{TESTED}, for instance by `uv python install 3.{TESTED}`"
+        return f"{name} brings none that we know of: {other}, and run make again"
+    install = apt(f"python3.{minor}", f"python3.{minor}-venv", f"python3.{minor}-dev")
+    return f"{name} has 3.{minor}: run `{install}`, then make again"
+
+
+def release() -> dict[str, str]:
+    """Read /etc/os-release."""
+    try:
+        lines = Path("/etc/os-release").read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.partition("=") for line in lines)
+    return {key: value.strip("\"'") for key, _, value in pairs}
+
+
+def apt(*packages: str) -> str:
+    """Return the command that installs these packages."""
+    root = "" if os.geteuid() == 0 else "sudo "
+    return f"{root}apt-get install {' '.join(packages)}"
 
 
 def install() -> None:
     """Make the environment, or bring an existing one up to date. One call, so that pip sees all the pins at once."""
+    minor = sys.version_info.minor
+    if minor > TESTED:
+        print(f"assay: every package is there for Python 3.{minor}, but Assay never ran on it", file=sys.stderr)
     if not STAMP.exists():
         print("assay: making .venv (about 2 GB, some minutes)", file=sys.stderr)
         venv.create(ENVIRONMENT, clear=True, with_pip=True)
-    command: list[str | Path] = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*command, "--constraint", "constraints.txt", "--editable", f".[{EXTRAS}]"], cwd=ROOT, check=True)
 
 

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from packaging import requirements
+
 from pipeline import digests, processes
 from pipeline.errors import ParamsError
 from pipeline.images import cache, manifest
@@ -90,7 +92,7 @@ def lock(path: Path) -> int:
 
     Returns how many they are.
     """
-    versions = {_normal(name): version for name, _, version in (line.partition("==") for line in _lines(CONSTRAINTS))}
+    versions = pinned()
     names = [re.split(r"[=<> ]", line)[0] for line in _lines(path)]
     unknown = [name for name in names if _normal(name) not in versions]
     if unknown:
@@ -110,6 +112,13 @@ def _download(path: Path, into: Path, *what: str) -> None:
     kind = source if path.name == SOURCES else (*_python(path.parent.name), *WHEELS)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(into), *kind, *what]
     processes.run(command, what=f"download for {path.parent.name}/{path.name}")
+
+
+def pinned() -> dict[str, str]:
+    """Read constraints.txt, as it holds for the Python that runs this."""
+    pins = [requirements.Requirement(line) for line in _lines(CONSTRAINTS)]
+    held = [pin for pin in pins if pin.marker is None or pin.marker.evaluate()]
+    return {_normal(pin.name): str(pin.specifier).removeprefix("==") for pin in held}
 
 
 def _lines(path: Path) -> list[str]:

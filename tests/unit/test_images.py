@@ -1,7 +1,6 @@
 """What goes into an image, and what is written about it, without building one."""
 
 import json
-import re
 import shutil
 import subprocess
 import tarfile
@@ -243,10 +242,7 @@ def test_no_builder_is_a_requirement(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_every_package_of_an_image_is_pinned_as_the_environment_is() -> None:
     """What was measured is what is served: an image must not run other versions than evaluation did."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {
-        re.sub(r"[-_.]+", "-", line.split("==")[0]).lower(): line.split("==")[1] for line in lines if "==" in line
-    }
+    pinned = wheels.pinned()
     files = wheels.locked()
     assert files
     for file in files:

@@ -41,6 +41,16 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What came of asking a model several tasks."""
+
+    answers: Mapping[str, Answers]
+    """By task."""
+    impossible: Mapping[str, str]
+    """Why a task cannot be asked of this checkpoint, by task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Changes:
     """What differs from the reference's answers."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from evals.answers import Answers, Outcome, Score
+from evals.answers import Answers, Asked, Outcome, Score
 from evals.runner import Runner
 
 TASKS = Path(__file__).parent / "tasks"
@@ -36,12 +36,12 @@ def run(
     chat: bool = False,
     tasks: Path = TASKS,
     track: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> dict[str, Answers]:
-    """Answer the named tasks, tags or groups; return the answers by task.
+) -> Asked:
+    """Answer the named tasks, tags or groups; return the answers by task, and why some cannot be had.
 
     `tokenizer` is the checkpoint's, from transformers; `limit` takes the first documents of each task; `chat` renders
     prompts with the tokenizer's chat template. `cache` keeps the datasets in the form that `datasets` reads. Raises
-    ValueError for an unknown task, and for one that wants sampling or more than the model's context.
+    ValueError for a task that is unknown, cannot be loaded or wants sampling, ConnectionError for data out of reach.
     """
     with quiet(cache):
         from lm_eval.evaluator import evaluate
@@ -54,22 +54,55 @@ def run(
         unknown = sorted(set(names) - set(manager.all_tasks))
         if unknown:
             raise ValueError(f"lm-eval knows no task {', '.join(unknown)}")
-        loaded = manager.load(list(names))
-        for task in loaded["tasks"].values():
+        loaded = _load(manager, names)
+        impossible = {name: why for name, task in loaded.items() if (why := _too_long(task, context_tokens))}
+        possible = {name: task for name, task in loaded.items() if name not in impossible}
+        if not possible:
+            return Asked(answers={}, impossible=impossible)
+        for task in possible.values():
             # As simple_evaluate does, which would also ask git, pip and the processor for versions: seconds.
             if task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=0)
             task.set_fewshot_seed(seed=SEED)
         found = evaluate(
             RunnerLM(runner, tokenizer, context_tokens, track),
-            loaded,
+            {"tasks": possible, "groups": {}, "group_map": {}},  # whose averages are not used
             limit=limit,
             bootstrap_iters=0,
             log_samples=True,
             apply_chat_template=chat,
             fewshot_as_multiturn=chat,
         )
-    return {name: _answers(found["results"][name], found["samples"][name]) for name in loaded["tasks"]}
+    answers = {name: _answers(found["results"][name], found["samples"][name]) for name in possible}
+    return Asked(answers=answers, impossible=impossible)
+
+
+def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
+    """Load tasks and their data. What goes wrong in a task's own code or data set comes as any kind of error."""
+    found: dict[str, Any] = {}
+    for name in names:
+        try:
+            found |= manager.load([name])["tasks"]
+        except ConnectionError:
+            raise
+        except Exception as error:
+            told = str(error).strip().partition("\n")[0]
+            raise ValueError(f"lm-eval cannot load the task {name} ({type(error).__name__}: {told})") from error
+    return found
+
+
+def _too_long(task: Any, context_tokens: int) -> str | None:
+    """Say why the model's context is too short for a task that generates; None where it is not."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    from evals.harness_model import NEW_TOKENS
+
+    if task.get_config("output_type") != "generate_until":
+        return None
+    most = int(normalize_gen_kwargs(task.get_config("generation_kwargs") or {}, NEW_TOKENS)["max_gen_toks"])
+    if most < context_tokens:
+        return None
+    return f"it generates up to {most} tokens, and the checkpoint's context is {context_tokens}: no room for a prompt"
 
 
 def _answers(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -> Answers:

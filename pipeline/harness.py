@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from evals import harness
-from evals.answers import Answers
+from evals.answers import Asked
 from evals.runner import Runner
 from pipeline import paths
 from pipeline.backends.common import hf_tokenizer
@@ -12,21 +12,30 @@ from pipeline.params import TasksParams
 from pipeline.progress import track
 from pipeline.records import Checkpoint
 
+NO_CLOZE = (
+    "the evaluation text gives no items: they are made of paragraphs of sentences, of words with spaces between them, "
+    "that end in a plain word and a full stop"
+)
 
-def run(runner: Runner, wanted: TasksParams, checkpoint: Checkpoint, folder: Path, who: str) -> dict[str, Answers]:
+
+def impossible(wanted: TasksParams) -> dict[str, str]:
+    """Say which of the tasks the evaluation text does not give, and why; this needs no model."""
+    return {"cloze": NO_CLOZE} if "cloze" in wanted.names and not paths.CLOZE.stat().st_size else {}
+
+
+def run(runner: Runner, wanted: TasksParams, checkpoint: Checkpoint, folder: Path, who: str) -> Asked:
     """Return the answers by task, in lm-eval's order. `folder` holds the checkpoint, whose tokenizer makes the ids.
 
-    Raises MeasurementError with lm-eval's own reason, and for a cloze without items; HubError for data out of reach.
+    What no run with this checkpoint and text could answer is told by task. Raises MeasurementError with lm-eval's own
+    reason; HubError for data out of reach, which is no such thing: it may be there tomorrow, and a record would keep
+    that it was not.
     """
-    if "cloze" in wanted.names and not paths.CLOZE.stat().st_size:
-        raise MeasurementError(
-            f"{paths.CLOZE}: the evaluation text has too few sentences for items; take cloze out of tasks.names"
-        )
+    missing = impossible(wanted)
     try:
-        return harness.run(
+        asked = harness.run(
             runner,
             hf_tokenizer.load(folder),
-            wanted.names,
+            [name for name in wanted.names if name not in missing],
             context_tokens=checkpoint.context_tokens,
             cache=paths.DATASETS,
             limit=wanted.limit,
@@ -38,4 +47,5 @@ def run(runner: Runner, wanted: TasksParams, checkpoint: Checkpoint, folder: Pat
             "tasks.names"
         ) from error
     except ValueError as error:
-        raise MeasurementError(f"tasks, {who}: {error}") from error
+        raise MeasurementError(f"tasks, {who}: {error}; take it out of tasks.names") from error
+    return Asked(answers=asked.answers, impossible={**missing, **asked.impossible})

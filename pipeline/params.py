@@ -55,10 +55,19 @@ def _plain_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_plain_name)]
 
 
+def _not_blank(source: str) -> str:
+    if not source.strip():
+        raise ValueError("is empty, which would be the folder that this is run in; name the source")
+    return source
+
+
+Source = Annotated[str, AfterValidator(_not_blank)]
+
+
 class CheckpointParams(Record):
     """Where the model comes from."""
 
-    source: str
+    source: Source
     """hf://org/name, or a folder."""
     revision: str | None = None
     """Branch, tag or commit on the Hub; the record holds the commit. None is the default branch."""
@@ -67,7 +76,7 @@ class CheckpointParams(Record):
 class TextParams(Record):
     """Where text comes from, and how much of it is used."""
 
-    source: str
+    source: Source
     """A file, a folder, hf://datasets/org/name[@revision]/path, or stdlib://training and stdlib://evaluation."""
     revision: str | None = None
     windows: int = Field(ge=1)

@@ -74,6 +74,8 @@ class Tasks(Record):
     """Of evals.runner.Runner."""
     limit: int | None = None
     tasks: dict[str, TaskAnswers] = Field(default_factory=dict)
+    impossible: dict[str, str] = Field(default_factory=dict)
+    """Why a task cannot be asked, of the reference neither, by task."""
 
 
 class Spread(Record):

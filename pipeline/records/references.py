@@ -135,3 +135,5 @@ class ReferenceAnswers(Record):
     """Of evals.runner.Runner."""
     limit: int | None = None
     tasks: dict[str, Answers] = Field(default_factory=dict)
+    impossible: dict[str, str] = Field(default_factory=dict)
+    """Why a task cannot be asked of this checkpoint, or made of this text, by task."""

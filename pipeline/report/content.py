@@ -211,14 +211,19 @@ def _tasks(standings: list[Standing], run: Run) -> tuple[Block, ...]:
                     table.plain(found.p_value, lambda v: f"{v:.3f}"),
                 )
             )
+    impossible = {task: why for found in run.tasks.values() for task, why in found.impossible.items()}
+    missing: tuple[Block, ...] = ()
+    if impossible:
+        reasons = [blocks.words(task, why) for task, why in impossible.items()]
+        missing = (blocks.table("Tasks that could not be asked, and why", ("task", "reason"), reasons),)
     if not rows:
-        return (Prose(text="params.yaml asks for none."),)
+        return missing or (Prose(text="params.yaml asks for none."),)
     header = ("artifact", "task", "documents", "accuracy, %", "flips, %", "lost / won", "McNemar p")
     note = (
         "Through lm-evaluation-harness. Against the reference's answers to the same documents: flips are answers that "
         "changed; lost went from right to wrong, won from wrong to right; p is McNemar's exact test."
     )
-    return Prose(text=note), blocks.table("Answers to tasks", header, rows)
+    return Prose(text=note), blocks.table("Answers to tasks", header, rows), *missing
 
 
 def _served(named: list[str], run: Run) -> tuple[Block, ...]:

@@ -1,5 +1,6 @@
 """Texts become windows of token ids, once, by the checkpoint's own tokenizer; every runtime is fed these ids."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from pipeline.errors import CorpusError
 from pipeline.params import Params, TextParams
 from pipeline.progress import track
 from pipeline.records import FILE, Checkpoint, Corpus, Split
-from pipeline.texts import cloze, cut, read
+from pipeline.texts import cloze, cut, files, read
+from pipeline.texts.chats import Conversation
 
 SAMPLES = 8
 SAMPLE_CHARACTERS = 2000
@@ -27,12 +29,13 @@ def corpus(params: Params) -> None:
             f"corpus.window_tokens: {length} is longer than the checkpoint's context of {checkpoint.context_tokens}"
         )
     tokenizer = hf_tokenizer.load(link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT))
+    render = partial(_render, tokenizer, params.checkpoint.source)
     prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     with outputs.folder(paths.CORPUS) as out:
         sources: dict[str, read.Texts] = {}
         splits: dict[str, tuple[Windows, Split]] = {}
         for name, text in (("calibration", params.corpus.calibration), ("evaluation", params.corpus.evaluation)):
-            sources[name] = read.read(text.source, text.revision)
+            sources[name] = read.read(text.source, text.revision, render)
             splits[name] = _split(name, text, sources[name], tokenizer, prefix, length)
             splits[name][0].save(out / f"{name}.npz")
         texts = {name: [tokenizer.decode(ids) for ids in windows.ids] for name, (windows, _) in splits.items()}
@@ -46,7 +49,7 @@ def corpus(params: Params) -> None:
         (out / paths.CLOZE.name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         samples = _samples(tokenizer, splits["calibration"][0])
         hf_tokenizer.vocabulary(tokenizer, samples).save(out / "vocabulary.json")
-        files = digests.list_files(out)
+        listed = digests.list_files(out)
         Corpus(
             checkpoint=checkpoint.digest,
             window_tokens=length,
@@ -54,8 +57,8 @@ def corpus(params: Params) -> None:
             calibration=splits["calibration"][1],
             evaluation=splits["evaluation"][1],
             overlap=overlap,
-            files=files,
-            digest=digests.of_files(files),
+            files=listed,
+            digest=digests.of_files(listed),
         ).save(out / FILE)
 
 
@@ -79,6 +82,15 @@ def _split(
         dropped_tokens=dropped,
         utf8_bytes=int(windows.utf8_bytes.sum()),
     )
+
+
+def _render(tokenizer: Any, source: str, conversation: Conversation) -> str:
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"holds a conversation, and the checkpoint {source} has no chat template to render it with; give the text "
+            f"under {files.KEY!r}, or take another checkpoint"
+        )
+    return hf_tokenizer.conversation(tokenizer, conversation.messages, conversation.tools)
 
 
 def _samples(tokenizer: Any, windows: Windows) -> list[str]:

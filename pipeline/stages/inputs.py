@@ -6,14 +6,14 @@ same bytes, so every later stage skips.
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline import digests, machine, paths, progress
 from pipeline.checkpoints import layout
 from pipeline.errors import ParamsError
 from pipeline.images import state
-from pipeline.params import Params
+from pipeline.params import Params, TextParams
 from pipeline.records import File, Gpu, Hardware, Source, Sources
 from pipeline.texts import read
 
@@ -26,7 +26,7 @@ def inputs(params: Params) -> None:
     state.revision().save(paths.REVISION)
     state.here().save(paths.BUILDERS)
     _checkpoint(params.checkpoint.source).save(paths.CHECKPOINT_SOURCE)
-    calibration, evaluation = (_text(text.source) for text in (params.corpus.calibration, params.corpus.evaluation))
+    calibration, evaluation = map(_text, (params.corpus.calibration, params.corpus.evaluation))
     Sources(calibration=calibration, evaluation=evaluation).save(paths.TEXT_SOURCES)
 
 
@@ -50,25 +50,22 @@ def _checkpoint(source: str) -> Source:
     # Only what the checkpoint stage would take: a model card or a second copy as pickle changes nothing.
     wanted = {layout.CONFIG, *layout.side_files(names)} & names
     wanted |= {name for name in names if name.endswith(".safetensors")}
-    return Source(source=source, digest=_digest(folder, sorted(folder / name for name in wanted)))
+    return Source(source=source, digest=_digest(source, {name: folder / name for name in sorted(wanted)}))
 
 
-def _text(source: str) -> Source:
-    path = read.local_path(source)
-    if path is None:
-        return Source(source=source, digest=None)
-    if not path.exists():
-        raise ParamsError(f"corpus: {source} does not exist; give an existing path, hf://datasets/... or stdlib://...")
-    files = [path] if path.is_file() else sorted(found for found in path.rglob("*") if found.is_file())
-    return Source(source=source, digest=_digest(path.parent, files))
+def _text(text: TextParams) -> Source:
+    """Note the state of a text; what is none is refused here, before the checkpoint is read."""
+    read.check(text.source, text.revision)
+    local = read.local_files(text.source, text.revision)
+    return Source(source=text.source, digest=None if local is None else _digest(text.source, local))
 
 
-def _digest(folder: Path, files: Sequence[Path]) -> str:
+def _digest(source: str, files: Mapping[str, Path]) -> str:
     listed = []
-    sizes = {file: file.stat().st_size for file in files}
-    with progress.bytes_bar(f"looking at {folder}", sum(sizes.values())) as bar:
-        for file, size in sizes.items():
-            sha256 = digests.of_file_memoised(file)
-            listed.append(File(path=file.relative_to(folder).as_posix(), bytes=size, sha256=sha256))
+    sizes = {name: file.stat().st_size for name, file in files.items()}
+    with progress.bytes_bar(f"looking at {source}", sum(sizes.values())) as bar:
+        for name, size in sizes.items():
+            sha256 = digests.of_file_memoised(files[name])
+            listed.append(File(path=name, bytes=size, sha256=sha256))
             bar.update(size)
     return digests.of_files(listed)

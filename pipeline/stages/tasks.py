@@ -14,8 +14,11 @@ def tasks(params: Params, name: str) -> None:
     folder = paths.artifact(name)
     artifact = Artifact.load(folder / FILE)
     reason = hardware.unavailable(artifact)
-    record = Tasks(name=name, artifact=artifact.digest, unavailable=reason, limit=params.tasks.limit)
-    if params.tasks.names and not reason:
+    missing = harness.impossible(params.tasks)
+    record = Tasks(
+        name=name, artifact=artifact.digest, unavailable=reason, limit=params.tasks.limit, impossible=missing
+    )
+    if set(params.tasks.names) - missing.keys() and not reason:
         reference = ReferenceAnswers.load(paths.ANSWERS)
         checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
         source = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
@@ -24,10 +27,10 @@ def tasks(params: Params, name: str) -> None:
             found = harness.run(runner, params.tasks, checkpoint, source, name)
             settings = dict(runner.settings)
         try:
-            compared = {task: _compared(answers, reference.tasks[task]) for task, answers in found.items()}
+            compared = {task: _compared(answers, reference.tasks[task]) for task, answers in found.answers.items()}
         except (KeyError, ValueError) as error:
             raise MeasurementError(f"tasks {name}: {error}; run `dvc repro answers`") from error
-        record = record.model_copy(update={"settings": settings, "tasks": compared})
+        record = record.model_copy(update={"settings": settings, "tasks": compared, "impossible": found.impossible})
     record.save(paths.tasks(name))
 
 

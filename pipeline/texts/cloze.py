@@ -4,6 +4,7 @@ The wrong words are words that end sentences of the same text, of about the same
 counting letters nor knowing common words is enough. All are in lower case and none carries punctuation.
 """
 
+import heapq
 import math
 import random
 import re
@@ -24,8 +25,9 @@ MOST_CHARACTERS = 4_000_000
 NEAREST = 24
 """Words like the true one, out of which the wrong ones are drawn."""
 
-SENTENCE = re.compile(r"[^\W\d_](?:[^.!?]|[.!?](?!\s))*?\s(?P<word>[^\W\d_]{3,})[.!?](?=\s|$)")
-"""From a letter to a full stop after a plain word of three letters or more."""
+SENTENCE = re.compile(r"[^\W\d_](?:[^.!?\n]|\n(?!\s*\n)|[.!?](?!\s))*?\s(?P<word>[^\W\d_]{3,}) ?[.!?](?=\s|$)")
+"""From a letter to a full stop after a plain word of three letters or more, within a paragraph. Tokenized text such as
+WikiText has a space before the stop."""
 WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -50,7 +52,7 @@ def items(documents: Sequence[Document]) -> tuple[Item, ...]:
     found: list[tuple[str, str]] = []
     characters = 0
     for document in documents:
-        text = document.text[: MOST_CHARACTERS - characters]
+        text = (document.prose or document.text)[: MOST_CHARACTERS - characters]
         characters += len(text)
         counts.update(WORD.findall(text))
         found += _passages(text)
@@ -59,7 +61,8 @@ def items(documents: Sequence[Document]) -> tuple[Item, ...]:
         return ()
     step = max(1.0, len(found) / MOST_ITEMS)
     kept = [found[int(index * step)] for index in range(min(len(found), MOST_ITEMS))]
-    return tuple(_item(number, *one, words, counts) for number, one in enumerate(kept))
+    chosen = [(passage, word, near) for passage, word in kept if len(near := _near(word, words, counts)) >= CHOICES - 1]
+    return tuple(_item(number, *one) for number, one in enumerate(chosen))
 
 
 def _passages(text: str) -> Iterator[tuple[str, str]]:
@@ -81,11 +84,15 @@ def _passages(text: str) -> Iterator[tuple[str, str]]:
             starts = []
 
 
-def _item(number: int, passage: str, word: str, words: Sequence[str], counts: Counter[str]) -> Item:
-    def distance(other: str) -> tuple[float, str]:
-        return abs(math.log(counts[other] / counts[word])) + abs(len(other) - len(word)) / 2, other
+def _near(word: str, words: Sequence[str], counts: Counter[str]) -> list[str]:
+    """Return the words most like the true one, but none that may be the same one inflected."""
+    frequency, length = math.log(counts[word]), len(word)
+    others = (other for other in words if other[:4] != word[:4])
+    distances = ((abs(math.log(counts[other]) - frequency) + abs(len(other) - length) / 2, other) for other in others)
+    return [other for _, other in heapq.nsmallest(NEAREST, distances)]
 
-    near = sorted((other for other in words if other[:4] != word[:4]), key=distance)[:NEAREST]
+
+def _item(number: int, passage: str, word: str, near: Sequence[str]) -> Item:
     wrong = random.Random(f"{passage} {word}").sample(near, CHOICES - 1)
     answer = number % CHOICES
     return Item(passage=passage, choices=(*wrong[:answer], word, *wrong[answer:]), answer=answer)

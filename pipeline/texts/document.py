@@ -9,3 +9,5 @@ class Document:
 
     name: str
     text: str
+    prose: str | None = None
+    """What was said, where `text` is a conversation with a chat template's marks around it; None where they are one."""

@@ -11,7 +11,7 @@ DOCUMENTS = read.read("stdlib://evaluation").documents
 def test_items_come_from_the_text_in_its_order_without_overlap() -> None:
     items = cloze.items(DOCUMENTS)
     whole = "\n".join(document.text for document in DOCUMENTS)
-    assert len(items) == cloze.MOST_ITEMS
+    assert 0.9 * cloze.MOST_ITEMS < len(items) <= cloze.MOST_ITEMS
     end = 0
     for item in items:
         assert len(item.passage.split()) >= cloze.FEWEST_WORDS
@@ -42,3 +42,27 @@ def test_the_same_text_gives_the_same_items_and_a_small_one_few_or_none() -> Non
     assert cloze.items(DOCUMENTS) == cloze.items(DOCUMENTS)
     assert cloze.items([Document(name="short", text="One sentence is no item.")]) == ()
     assert 0 < len(cloze.items(DOCUMENTS[2:3])) < cloze.MOST_ITEMS
+
+
+def test_tokenized_text_has_sentences_too() -> None:
+    """WikiText has a space before each stop; a heading before a paragraph is no part of its first sentence."""
+    words = ["castle", "bridge", "meadow", "harbor", "forest", "market"]
+    lead = " ".join(["The old road that leads from the town to the north @-@ west , past a mill ,"] * 2)
+    text = "".join(f" = = Place {n} = = \n \n {lead} ends at the {word} . \n \n" for n, word in enumerate(words))
+    items = cloze.items([Document(name="wiki", text=text)])
+    assert [item.choices[item.answer] for item in items] == words
+    assert {item.passage for item in items} == {f"{lead} ends at the"}
+
+
+def test_words_too_much_alike_give_no_item() -> None:
+    """Five endings of one stem leave nothing to choose from."""
+    lead = "A sentence of twenty words or more has to stand before the word that ends it so that there is some"
+    endings = ("walking", "walked", "walker", "walkers", "walks")
+    assert cloze.items([Document(name="few", text=" ".join(f"{lead} talk about {word}." for word in endings))]) == ()
+
+
+def test_a_conversation_is_read_without_its_templates_marks() -> None:
+    prose = "\n\n".join(document.text for document in DOCUMENTS[:3])
+    plain = cloze.items([Document(name="plain", text=prose)])
+    assert plain
+    assert cloze.items([Document(name="chat", text=prose.replace(".", "<|end|>."), prose=prose)]) == plain

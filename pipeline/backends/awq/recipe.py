@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -20,13 +20,16 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "granite", "smollm3"
 the attention instead (gemma2, olmo2, glm4) the model that comes out is wrong, and nothing says so."""
 
 
+GroupSize = Literal[32, 64, 128]
+
+
 class Awq(Record):
     """An AWQ artifact in AutoAWQ's GEMM layout; transformers and vLLM load it untouched."""
 
     backend: Literal["awq"]
     source: Literal["checkpoint"] = Field(default="checkpoint", alias="from")
     bits: Literal[4] = 4
-    group_size: Literal[32, 64, 128] = 128
+    group_size: GroupSize = 128
     """Input columns that share a scale and a zero point."""
     symmetric: bool = False
     """Classic AWQ stores a zero point a group; without it 4 bits lose more."""
@@ -50,7 +53,7 @@ class Awq(Record):
                 "AWQ folds its scales into the norm before each layer, and that was found right only for "
                 f"{', '.join(sorted(FAMILIES))}"
             )
-        return gptqmodel.refusal(config, self.group_size)
+        return gptqmodel.refusal(config, self.group_size, get_args(GroupSize))
 
     def lacks(self, gpus: Sequence[Gpu]) -> str | None:
         """See Recipe.lacks: every CPU will do."""
@@ -78,6 +81,7 @@ class Awq(Record):
             method="awq",
             bits=self.bits,
             group_size=self.group_size,
+            group_sizes=get_args(GroupSize),
             checkpoint=checkpoint,
             corpus=corpus,
             out=out,

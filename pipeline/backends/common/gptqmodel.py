@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,11 @@ def requirements(packages: tuple[str, ...]) -> list[Missing]:
     ]
 
 
-def refusal(config: Mapping[str, Any], group_size: int) -> str | None:
-    """Say what a config.json alone tells against quantizing with GPTQModel."""
+def refusal(config: Mapping[str, Any], group_size: int, group_sizes: Sequence[int]) -> str | None:
+    """Say what a config.json alone tells against quantizing with GPTQModel in groups of `group_size`.
+
+    `group_sizes` are those that the recipe could have: the answer names the ones that would do.
+    """
     model_type = config.get("model_type", "none")
     for part in ("vision_config", "audio_config"):
         if part in config:
@@ -66,10 +69,26 @@ def refusal(config: Mapping[str, Any], group_size: int) -> str | None:
     known = model_types()
     if known and model_type not in known:
         return f"GPTQModel has no definition of the layers of {model_type}"
-    for key, width in _widths(config):
-        if width % (group_size if group_size > 0 else PACKED_ROWS):
-            return f"{key} is {width}, no multiple of the group size {group_size}"
+    widths = list(_widths(config))
+    for key, width in widths:
+        if width % _unit(group_size):
+            fit = fitting([width for _, width in widths], group_sizes)
+            return f"{key} is {width}, no multiple of the group size {group_size}; {fit}"
     return None
+
+
+def _unit(group_size: int) -> int:
+    """Return what a matrix's inputs must be a multiple of; a group size of -1 is a whole row, of any such length."""
+    return group_size if group_size > 0 else PACKED_ROWS
+
+
+def fitting(widths: Sequence[int], group_sizes: Sequence[int]) -> str:
+    """Name the group sizes that divide all these widths, the largest first: it costs the fewest bits."""
+    fit = [size for size in sorted(group_sizes, reverse=True) if all(width % _unit(size) == 0 for width in widths)]
+    named = [str(size) if size > 0 else f"{size} (one scale a row)" for size in fit]
+    if not named:
+        return f"no group size of {', '.join(map(str, sorted(group_sizes)))} fits"
+    return f"group_size {' or '.join(named)} would fit"
 
 
 def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
@@ -104,6 +123,7 @@ def build(
     method: str,
     bits: int,
     group_size: int,
+    group_sizes: Sequence[int],
     checkpoint: Path,
     corpus: Path,
     out: Path,
@@ -112,7 +132,7 @@ def build(
 ) -> Built:
     """Quantize into `out`. Raises BuildError for shapes that cannot be packed, and with GPTQModel's last lines."""
     tensors = list(stored.tensors(checkpoint))
-    _check_shapes(tensors, group_size)
+    _check_shapes(tensors, group_size, group_sizes)
     source, dtype = _dtypes(tensors)
     job = Job.model_validate(
         {
@@ -139,18 +159,18 @@ def build(
     return Built(tools=tools, notes=notes)
 
 
-def _check_shapes(tensors: list[Entry], group_size: int) -> None:
+def _check_shapes(tensors: list[Entry], group_size: int, group_sizes: Sequence[int]) -> None:
     """Refuse now what would fail, or give an artifact that few kernels load, after hours of work."""
-    for tensor in tensors:
-        if not stored.is_layer_matrix(tensor):
-            continue
+    matrices = [tensor for tensor in tensors if stored.is_layer_matrix(tensor)]
+    widths = sorted({tensor.shape[-1] for tensor in matrices})
+    for tensor in matrices:
         outputs, inputs = tensor.shape[-2:]
-        unit = max(group_size, PACKED_ROWS)
+        unit = _unit(group_size)
         if inputs % unit or outputs % PACKED_ROWS:
+            helps = fitting(widths, group_sizes) if inputs % unit else "no group_size changes the number of outputs"
             raise BuildError(
-                f"{tensor.name} has {outputs} outputs and {inputs} inputs; "
-                f"expected multiples of {PACKED_ROWS} and {unit}. "
-                "Choose a group_size that divides its inputs, or leave this recipe out of params.yaml"
+                f"{tensor.name} has {outputs} outputs and {inputs} inputs; expected multiples of {PACKED_ROWS} and "
+                f"{unit}. {helps[0].upper()}{helps[1:]}; change the recipe, or leave it out of params.yaml"
             )
 
 

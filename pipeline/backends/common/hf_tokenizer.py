@@ -1,6 +1,6 @@
 """Hugging Face tokenizers: the checkpoint's own, which is the yardstick, and those of artifacts that keep its files."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -96,6 +96,20 @@ def with_chats(vocabulary: Vocabulary, tokenizer: Any) -> Vocabulary:
             continue
         rendered.append(Chat(name=name, messages=messages, add_generation_prompt=add_generation_prompt, ids=tuple(ids)))
     return vocabulary.model_copy(update={"chats": tuple(rendered)})
+
+
+def conversation(tokenizer: Any, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> str:
+    """Return what the chat template makes of a whole conversation, without the BOS that it may begin with.
+
+    What is cut out of the text gets its BOS anew, and would have two. Raises ValueError with the template's words.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        text = str(tokenizer.apply_chat_template(list(messages), tools=tools, tokenize=False))
+    except (TemplateError, ValueError, TypeError, LookupError) as error:  # what templates do wrong is Python's errors
+        raise ValueError(f"the checkpoint's chat template does not take it: {error}") from error
+    return text.removeprefix(tokenizer.bos_token or "")
 
 
 def _render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool) -> list[int]:

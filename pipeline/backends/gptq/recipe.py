@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -22,13 +22,16 @@ REFUSED: Mapping[str, str] = {
 """Families that GPTQModel quantizes without an error, into folders that nothing but GPTQModel loads."""
 
 
+GroupSize = Literal[-1, 32, 64, 128]
+
+
 class Gptq(Record):
     """A GPTQ artifact in the layout that AutoGPTQ began; transformers and vLLM load it untouched."""
 
     backend: Literal["gptq"]
     source: Literal["checkpoint"] = Field(default="checkpoint", alias="from")
     bits: Literal[2, 3, 4, 8]
-    group_size: Literal[-1, 32, 64, 128] = 128
+    group_size: GroupSize = 128
     """Input columns that share a scale; -1 for one scale a row."""
     symmetric: bool = True
     """Zero lies at the middle code. The fast GPU kernels for 4 and 8 bits want it so."""
@@ -52,7 +55,9 @@ class Gptq(Record):
         """Look the family up in GPTQModel's own table, and its widths in config.json."""
         from pipeline.backends.common import gptqmodel
 
-        return REFUSED.get(config.get("model_type", "")) or gptqmodel.refusal(config, self.group_size)
+        return REFUSED.get(config.get("model_type", "")) or gptqmodel.refusal(
+            config, self.group_size, get_args(GroupSize)
+        )
 
     def lacks(self, gpus: Sequence[Gpu]) -> str | None:
         """See Recipe.lacks: every CPU will do."""
@@ -80,6 +85,7 @@ class Gptq(Record):
             method="gptq",
             bits=self.bits,
             group_size=self.group_size,
+            group_sizes=get_args(GroupSize),
             checkpoint=checkpoint,
             corpus=corpus,
             out=out,

@@ -185,7 +185,7 @@ def test_shapes_that_cannot_be_packed_are_refused_at_once(tmp_path: Path) -> Non
         vocab_size=64,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(tmp_path / "checkpoint")
-    with pytest.raises(BuildError, match=r"96 inputs; expected multiples of 32 and 128"):
+    with pytest.raises(BuildError, match=r"96 inputs; expected multiples of 32 and 128. Group_size 32 or -1"):
         FOUR.build(tmp_path / "checkpoint", tmp_path / "no-corpus", tmp_path / "out", Compute(threads=2))
 
 

@@ -125,7 +125,7 @@ def test_a_run_gives_metrics_and_every_documents_outcome(tasks: Path, tmp_path: 
     folder = SHARED / "TinyStories-656K"
     model, tokenizer = load(folder), hf_tokenizer.load(folder)
     options: dict[str, Any] = {"context_tokens": 512, "cache": tmp_path, "limit": 5, "tasks": tasks}
-    found = harness.run(CausalLMRunner(model), tokenizer, list(TASKS), **options)
+    found = harness.run(CausalLMRunner(model), tokenizer, list(TASKS), **options).answers
     assert {name: len(answers.outcomes) for name, answers in found.items()} == dict.fromkeys(TASKS, 5)
     for name in ("easy", "book", "lambada"):
         correct = [outcome.correct for outcome in found[name].outcomes]
@@ -136,6 +136,14 @@ def test_a_run_gives_metrics_and_every_documents_outcome(tasks: Path, tmp_path: 
     assert {outcome.chosen for outcome in found["rolling"].outcomes} == {None}
     with pytest.raises(ValueError, match="lm-eval knows no task no_such_task"):
         harness.run(CausalLMRunner(model), tokenizer, ["no_such_task"], **options)
+    short = harness.run(CausalLMRunner(model), tokenizer, ["generation", "book"], **options | {"context_tokens": 24})
+    assert set(short.answers) == {"book"}
+    assert "generates up to 24 tokens, and the checkpoint's context is 24" in short.impossible["generation"]
+    broken = yaml.safe_load((tasks / "book.yaml").read_text())
+    broken["dataset_kwargs"]["data_files"]["test"] = "absent.jsonl"
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(broken | {"task": "broken"}))
+    with pytest.raises(ValueError, match=r"lm-eval cannot load the task broken \(FileNotFoundError: .*absent.jsonl"):
+        harness.run(CausalLMRunner(model), tokenizer, ["broken"], **options | {"tasks": tmp_path})
 
 
 RECIPES: dict[str, tuple[Recipe, float]] = {

@@ -401,6 +401,28 @@ def test_a_gptq_artifact_is_taken_as_it_is(checkpoint: Path, ids: Ids, tmp_path:
         assert problems == []
 
 
+def test_a_tied_head_is_taken_in_floats_once(checkpoint: Path, ids: Ids, tmp_path: Path) -> None:
+    """The builder would round such an embedding to 4 bits of its own, and keep the head beside it."""
+    tied = shutil.copytree(checkpoint, tmp_path / "tied")
+    weights = {name: one for path in sorted(tied.glob("*.safetensors")) for name, one in load_file(path).items()}
+    for path in tied.glob("*.safetensors*"):
+        path.unlink()
+    del weights["lm_head.weight"]
+    save_file(weights, tied / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((tied / "config.json").read_text())
+    (tied / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    source = packed(tied, tmp_path / "gptq")
+    recipe = Onnx.model_validate(
+        {"backend": "onnx", "from": "artifacts/gptq", "precision": "int4", "accuracy_level": 1}
+    )
+    artifact = build(recipe, source, tmp_path / "artifact")
+    with inspected(recipe, artifact, tied) as (_, problems):
+        assert problems == []
+    expected = logits(float_model(tied, unpacked(source, 4, 64)), ids)
+    with recipe.open(artifact, Compute(threads=2)) as runner:
+        np.testing.assert_allclose(score(runner, ids), expected, atol=5e-3)
+
+
 def test_gptq_groups_out_of_order_are_refused(tmp_path: Path) -> None:
     (tmp_path / "gptq").mkdir()
     (tmp_path / "gptq" / "config.json").write_text("{}")

@@ -116,6 +116,18 @@ def test_hardware_gates_follow_the_named_machine(tmp_path: Path) -> None:
     assert obstacles("raspberry-pi-5-16gb")["gptq"][0] == ""
 
 
+def test_a_group_size_that_does_not_fit_names_those_that_would(tmp_path: Path) -> None:
+    """The artifact stage asks the same function. 576 is SmolLM2-135M's width."""
+    narrow = {**published.LLAMA_8B, "hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9}
+    narrow = {key: value for key, value in narrow.items() if key != "head_dim"} | {"num_key_value_heads": 3}
+    rows = {row.name: row.refused for row in plan(config(tmp_path, narrow), on="l4").rows}
+    told = "hidden_size is 576, no multiple of the group size 128; "
+    assert rows["gptq-int4"] == told + "group_size 64 or 32 or -1 (one scale a row) would fit"
+    assert rows["awq-int4"] == told + "group_size 64 or 32 would fit"
+    odd = {row.name: row.refused for row in plan(config(tmp_path, narrow | {"hidden_size": 540}), on="l4").rows}
+    assert str(odd["awq-int4"]).endswith("no group size of 32, 64, 128 fits")
+
+
 def test_decoding_reads_the_active_weights_and_each_streams_cache(tmp_path: Path) -> None:
     model = read.model(config(tmp_path, published.QWEN_3_30B))
     recipe = Gguf(backend="gguf", quantization="F16")

@@ -66,6 +66,17 @@ def html(run: tuple[Selection, content.Run]) -> str:
     return page.page(*run)
 
 
+def test_a_task_that_could_not_be_asked_is_said_with_its_reason(run: tuple[Selection, content.Run]) -> None:
+    selection, found = run
+    reason = "the evaluation text gives no items"
+    tasks = {
+        name: one.model_copy(update={"tasks": {}, "impossible": {"cloze": reason}}) for name, one in found.tasks.items()
+    }
+    text = markdown.report(selection, dataclasses.replace(found, tasks=tasks))
+    assert f"| cloze | {reason} |" in text
+    assert "Answers to tasks" not in text
+
+
 def embedded(html: str) -> Any:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.DOTALL)
     assert found is not None

@@ -1,17 +1,22 @@
 """What the first stages refuse, on the demo checkpoint and texts of a few lines."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from evals.windows import Windows
 from pipeline import paths
-from pipeline.errors import CorpusError, ParamsError
+from pipeline.backends.common import hf_tokenizer
+from pipeline.errors import CorpusError
 from pipeline.params import Params, load
-from pipeline.records import FILE, Corpus
+from pipeline.records import FILE, Artifact, Corpus, Hardware, ReferenceAnswers, Tasks
+from pipeline.stages.answers import answers
 from pipeline.stages.checkpoint import checkpoint
 from pipeline.stages.corpus import corpus
 from pipeline.stages.inputs import inputs
+from pipeline.stages.tasks import tasks
 
 ROOT = Path(__file__).parents[2]
 TEXT = "The quick brown fox number {0} jumps over lazy dog {0} and then rests near river {0} until noon of day {0}. "
@@ -75,6 +80,57 @@ def test_inputs_notice_a_changed_text_and_nothing_else() -> None:
     assert after[1] != before[1]
 
 
-def test_inputs_name_a_source_that_is_not_there() -> None:
-    with pytest.raises(ParamsError, match=r"none.txt does not exist"):
+def test_inputs_refuse_a_source_that_is_not_there_or_no_text() -> None:
+    """Before the checkpoint is read, which may take minutes."""
+    Path("scan.txt").write_bytes(b"%PDF-1.7")
+    with pytest.raises(CorpusError, match=r"none.txt: there is no such file or folder"):
         inputs(params(evaluation="none.txt"))
+    with pytest.raises(CorpusError, match=r"scan.txt: is a PDF"):
+        inputs(params(evaluation="scan.txt"))
+    with pytest.raises(CorpusError, match=r"hf://datasets/org/name: expected"):
+        inputs(params(evaluation="hf://datasets/org/name"))
+
+
+TALK = [
+    {"role": "user", "content": TEXT.format(1000)},
+    {"role": "assistant", "content": "".join(TEXT.format(number) for number in range(1001, 1010))},
+]
+
+
+def test_conversations_are_rendered_by_the_checkpoints_template_with_one_bos() -> None:
+    Path("chats.jsonl").write_text("".join(json.dumps({"messages": TALK}) + "\n" for _ in range(2)))
+    checkpoint(params())
+    corpus(params(evaluation="chats.jsonl"))
+    found = Windows.load(paths.CORPUS / "evaluation.npz")
+    assert (len(found), Corpus.load(paths.CORPUS / FILE).evaluation.documents) == (4, 2)
+    tokenizer = hf_tokenizer.load(ROOT / "models/demo")
+    expected = tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False)
+    assert expected[0] == tokenizer.bos_token_id  # by the template itself
+    assert found.ids[0].tolist() == expected[: found.ids.shape[1]]
+
+
+def test_conversations_without_a_template_name_both() -> None:
+    shutil.copytree(ROOT / "models/demo", "plain", ignore=shutil.ignore_patterns("chat_template.jinja"))
+    Path("chats.jsonl").write_text(json.dumps({"messages": TALK}))
+    wanted = params(evaluation="chats.jsonl")
+    wanted = wanted.model_copy(update={"checkpoint": wanted.checkpoint.model_copy(update={"source": "plain"})})
+    checkpoint(wanted)
+    with pytest.raises(CorpusError, match=r"chats.jsonl: line 1: .*the checkpoint plain has no chat template"):
+        corpus(wanted)
+
+
+def test_a_task_that_the_text_does_not_give_is_a_row_and_no_error() -> None:
+    """No model is loaded for it, and an artifact's tasks say the same."""
+    checkpoint(params())
+    corpus(params())
+    assert params().tasks.names == ("cloze",)
+    answers(params())
+    found = ReferenceAnswers.load(paths.ANSWERS)
+    assert found.tasks == {}
+    assert "the evaluation text gives no items" in found.impossible["cloze"]
+    Artifact(name="gguf-f16", recipe={}, checkpoint="", calibration="", digest="0").save(
+        paths.artifact("gguf-f16") / FILE
+    )
+    Hardware(name="gguf-f16", lacks=None).save(paths.hardware("gguf-f16"))
+    tasks(params(), "gguf-f16")
+    assert Tasks.load(paths.tasks("gguf-f16")).impossible == found.impossible

@@ -117,12 +117,12 @@ def render(conversation: Conversation) -> str:
 
 def test_chat_data_is_a_document_a_conversation(tmp_path: Path) -> None:
     """In both common forms, beside plain text, and from a column of Parquet, where keys that are not there are null."""
-    rows = [{"messages": TALK}, {"text": "plain"}, {"conversations": SHARED}, {"messages": []}]
+    rows: list[dict[str, object]] = [{"messages": TALK}, {"text": "plain"}, {"conversations": SHARED}, {"messages": []}]
     parts = [{"type": "text", "text": "Hi"}]
     rows += [{"messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "Hello"}]}]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    columns = dict.fromkeys(("text", "messages", "conversations"))
-    parquet.write_table(pa.Table.from_pylist([columns | row for row in rows[:3]]), tmp_path / "a.parquet")
+    columns: dict[str, object] = dict.fromkeys(("text", "messages", "conversations"))
+    parquet.write_table(pa.Table.from_pylist([{**columns, **row} for row in rows[:3]]), tmp_path / "a.parquet")
     rendered = "<user>Hi<assistant>Hello"
     for file, numbers in (("a.jsonl", (1, 2, 3, 5)), ("a.parquet", (0, 1, 2))):
         check(str(tmp_path / file))
@@ -141,7 +141,10 @@ def test_chat_data_is_a_document_a_conversation(tmp_path: Path) -> None:
         ({"messages": ["Hi"]}, r"line 1: messages\[0\] holds str"),
         ({"messages": [{"content": "Hi"}]}, r"line 1: messages\[0\] has no role \(found content\)"),
         ({"conversations": [*SHARED, {"from": "gpt"}]}, r"line 1: conversations\[2\] has no content \(found from\)"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content is no text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            r"line 1: messages\[0\]: content is no text",
+        ),
         ({"messages": [{"role": "user", "content": "\ud83d"}]}, r"line 1 holds \\ud83d without its other half"),
         ({"text": "cut \ud83d"}, r"line 1 holds \\ud83d without its other half"),
         ({"messages": TALK}, "line 1: holds a conversation, and there is no chat template"),

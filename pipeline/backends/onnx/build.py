@@ -116,8 +116,11 @@ def _set_tokenizer_class(out: Path) -> tuple[str, ...]:
 def _options(recipe: "Onnx") -> list[str]:
     if recipe.precision == "fp32":
         return ["hf_token=false"]
-    if recipe.source != "checkpoint":  # of such a folder the builder itself would round the head alone
-        return ["hf_token=false", f"accuracy_level={recipe.accuracy_level}", "nodes_to_exclude=/lm_head/MatMul"]
+    if recipe.source != "checkpoint":
+        # What is float in such a folder the builder would round itself: the head, and the embedding when it is the
+        # head as well. Left alone, the two are stored once.
+        floats = "/lm_head/MatMul,/model/embed_tokens/Gather"
+        return ["hf_token=false", f"accuracy_level={recipe.accuracy_level}", f"nodes_to_exclude={floats}"]
     options = [
         "hf_token=false",
         f"algo_config={recipe.effective_algorithm}",

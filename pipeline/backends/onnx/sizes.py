@@ -14,6 +14,9 @@ INPUTS = (*EMBEDDINGS, "embed_in.weight")
 LOOKED_UP = (*INPUTS, "wpe.weight", "embed_positions.weight")
 """How the names of matrices end that are read by rows, which Optimum's quantizer leaves alone."""
 
+GROUPS = (128, 64, 32)
+"""Weights that share a scale in the GPTQ and AWQ artifacts that can be taken."""
+
 PROCESS_BYTES = 312_000_000
 """A worker with onnxruntime, onnx and the tokenizers library before weights (onnxruntime 1.31)."""
 
@@ -75,27 +78,36 @@ def _genai(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]
 
 
 def _taken(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]:
-    """Bits of what a GPTQ or AWQ artifact gives: groups of 128 to 32, each a float32 scale and a zero point."""
+    """Bits of what a GPTQ or AWQ artifact gives: groups of some size that divides its rows, embedding and head floats.
+
+    A tied head is stored once.
+    """
     floats = 32.0 * weight.parameters
     if tied and weight.name.endswith(HEADS):
         return 0.0, 0.0
     if weight.name.endswith((*EMBEDDINGS, *HEADS)):
         return floats, floats
-    width = 8 if recipe.precision == "int8" else 4
-    least, most = ((width + (32 + width) / group) * weight.parameters for group in (128, 32))
-    return least, most
+    fitting = [group for group in GROUPS if weight.shape[-1] % group == 0] or GROUPS
+    found = [_packed(recipe, weight, group, zero_points=True) for group in fitting]
+    return min(found), max(found)
+
+
+def _packed(recipe: "Onnx", weight: Weight, block_size: int, *, zero_points: bool, width: int | None = None) -> float:
+    """Bits of a MatMulNBits matrix: integers of whole blocks, a float32 scale a block, each row's zero points."""
+    width = width or (8 if recipe.precision == "int8" else 4)
+    blocks = math.ceil(weight.shape[-1] / block_size)
+    return weight.rows * (
+        blocks * (block_size * width + 32) + (8 * math.ceil(blocks * width / 8) if zero_points else 0)
+    )
 
 
 def _quantized(recipe: "Onnx", weight: Weight) -> tuple[float, float]:
-    """Bits of a MatMulNBits matrix: packed integers, a float32 scale a block, with k_quant a zero point a block."""
-    blocks = math.ceil(weight.shape[-1] / recipe.block_size)
-
-    def of(width: int) -> float:
-        zero_points = 8 * math.ceil(blocks * width / 8) if recipe.effective_algorithm == "k_quant" else 0
-        return weight.rows * (blocks * (recipe.block_size * width + 32) + zero_points)
-
-    width = 8 if recipe.precision == "int8" else 4
-    return of(width), of(width if recipe.int8_parts == "none" else 8)
+    """Return the bits of a matrix that the builder rounds: k_quant has zero points, and some of its matrices 8 bits."""
+    asymmetric = recipe.effective_algorithm == "k_quant"
+    least = _packed(recipe, weight, recipe.block_size, zero_points=asymmetric)
+    if recipe.int8_parts == "none":
+        return least, least
+    return least, _packed(recipe, weight, recipe.block_size, zero_points=asymmetric, width=8)
 
 
 def estimate(recipe: "Onnx", model: Model, load: Load) -> Estimate:

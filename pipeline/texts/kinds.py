@@ -15,6 +15,14 @@ JSON_SUFFIX = ".json"
 SUFFIXES = (".txt", ".md", ".raw", JSON_SUFFIX, *JSON_LINES_SUFFIXES, ".parquet")
 """The usual names of files that are read here; others are looked into."""
 
+LFS = "a Git LFS pointer to the file"
+MARKUP = {
+    b"version https://git-lfs.github.com/": LFS,
+    b"%PDF-": "a PDF",
+    b"{\\rtf": "an RTF document",
+}
+"""How files begin that are text, or may be to the eye, but not the text that somebody wrote."""
+
 UTF_16 = "text in UTF-16"
 UTF_32 = "text in UTF-32"
 SIGNATURES = {
@@ -22,9 +30,6 @@ SIGNATURES = {
     codecs.BOM_UTF32_BE: UTF_32,
     codecs.BOM_UTF16_LE: UTF_16,
     codecs.BOM_UTF16_BE: UTF_16,
-    b"version https://git-lfs.github.com/": "a Git LFS pointer to the file",
-    b"%PDF": "a PDF",
-    b"{\\rtf": "an RTF document",
     b"PK\x03\x04": "a zip archive, or an office document or e-book, which are such archives",
     b"PK\x05\x06": "an empty zip archive",
     b"\xd0\xcf\x11\xe0": "an old office document",
@@ -51,12 +56,12 @@ SIGNATURES = {
     b"\x89HDF": "an HDF5 file",
     b"GGUF": "a GGUF file",
 }
-"""How files begin that may be taken for text, and what they are."""
+"""How files begin that are no text in UTF-8, and what they are. A text may begin so, too: `GGUF is a format ...`."""
 
 REMEDIES = {
     UTF_16: "convert it with `iconv -f UTF-16 -t UTF-8`",
     UTF_32: "convert it with `iconv -f UTF-32 -t UTF-8`",
-    "a Git LFS pointer to the file": "fetch the file with `git lfs pull`",
+    LFS: "fetch the file with `git lfs pull`",
     "an Arrow file": "save it as Parquet",
     "an Arrow stream": "save it as Parquet",
 }
@@ -81,7 +86,7 @@ def of(path: Path, name: str) -> Kind:
     except OSError as error:
         raise CorpusError(f"{name}: cannot be read ({error.strerror})") from error
     suffix = Path(name).suffix.lower()
-    if head.startswith(PARQUET) or (suffix == ".parquet" and not head):
+    if head.startswith(PARQUET) and (suffix == ".parquet" or b"\0" in head):  # a text may begin so, too
         return Kind.PARQUET
     _require_text(head, name)
     if suffix == ".parquet":
@@ -92,15 +97,20 @@ def of(path: Path, name: str) -> Kind:
 
 
 def _require_text(head: bytes, name: str) -> None:
-    for signature, what in SIGNATURES.items():
-        if head.startswith(signature):
-            raise CorpusError(f"{name}: is {what}; {REMEDIES.get(what, 'take the text out of it')} ({EXPECTED})")
-    if (at := head.find(b"\0")) >= 0:
-        raise CorpusError(f"{name}: is no text, byte {at} is zero ({EXPECTED}; UTF-16 is converted by `iconv`)")
+    zero = head.find(b"\0")
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)  # the last character may be cut
+        wrong = None
     except UnicodeDecodeError as error:
-        raise not_utf8(name, error.start, head[error.start]) from error
+        wrong = error.start
+    signatures = MARKUP if zero < 0 and wrong is None else MARKUP | SIGNATURES
+    for signature, what in signatures.items():
+        if head.startswith(signature):
+            raise CorpusError(f"{name}: is {what}; {REMEDIES.get(what, 'take the text out of it')} ({EXPECTED})")
+    if zero >= 0:
+        raise CorpusError(f"{name}: is no text, byte {zero} is zero ({EXPECTED}; UTF-16 is converted by `iconv`)")
+    if wrong is not None:
+        raise not_utf8(name, wrong, head[wrong])
 
 
 def not_utf8(name: str, at: int, byte: int) -> CorpusError:

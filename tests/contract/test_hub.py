@@ -459,6 +459,7 @@ def test_dataset_at_a_commit(server: Hub) -> None:
         "data/a.txt": b"plain",
         "data/deep/c.txt": b"below",
         "own.py": b"raise SystemExit",
+        "scans/a.txt": b"%PDF-1.7",
     }
     repository = server.add("org/texts", files, kind="dataset")
     commit = repository.branches["main"]
@@ -469,10 +470,11 @@ def test_dataset_at_a_commit(server: Hub) -> None:
     assert [d.text for d in read("hf://datasets/org/texts/data/*.txt", commit).documents] == ["plain"]
     assert [d.text for d in read("hf://datasets/org/texts/data/**/*.txt", commit).documents] == ["plain", "below"]
     assert [d.text for d in read("hf://datasets/org/texts/data/a.txt").documents] == ["newer"]
-    with pytest.raises(CorpusError, match=r"no known kind of text"):
-        read("hf://datasets/org/texts/own.py", commit)
+    with pytest.raises(CorpusError, match=r"hf://datasets/org/texts/scans/a\.txt: is a PDF"):
+        read("hf://datasets/org/texts/scans/a.txt", commit)
     with pytest.raises(CorpusError, match=r"no file at .* matches 'absent'; its files of text are data/a\.txt"):
         read("hf://datasets/org/texts/absent")
     with pytest.raises(CorpusError, match="keep one"):
         read(f"hf://datasets/org/texts@{commit}/data", "main")
-    assert server.paths(r"own\.py") == [], "no dataset's code comes"
+    assert server.paths(r"own\.py") == [], "no dataset's code comes unasked"
+    assert [d.text for d in read("hf://datasets/org/texts/own.py").documents] == ["raise SystemExit"]

@@ -25,6 +25,11 @@ def test_a_text_file_is_one_document(tmp_path: Path) -> None:
     assert texts(path) == [("a.txt", "Grüße\n\n\nzwei\n")]
 
 
+def test_a_text_may_begin_as_other_files_do(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("GGUF is a format.")
+    assert texts(tmp_path / "a.txt") == [("a.txt", "GGUF is a format.")]
+
+
 @pytest.mark.parametrize("name", ["notes.utf8", "README", "a.csv", "chapter.1"])
 def test_utf8_is_text_whatever_its_name(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -193,7 +198,7 @@ def test_files_that_are_no_text(tmp_path: Path, name: str, raw: bytes, message: 
     ("raw", "message"),
     [
         (b"%PDF-1.7\n", "is a PDF; take the text out of it"),
-        (b"PK\x03\x04\x14", "is a zip archive, or an office document"),
+        (b"PK\x03\x04\x14\0", "is a zip archive, or an office document"),
         (b"\x1f\x8b\x08", "is compressed by gzip"),
         (b"\xff\xd8\xff\xe0", "is a JPEG picture"),
         ("Grüße".encode("utf-16"), "is text in UTF-16; convert it with `iconv -f UTF-16 -t UTF-8`"),

@@ -17,7 +17,8 @@ from evals.perplexity import Perplexity
 from evals.runner import Ids
 from evals.tokens import Tokens
 from evals.windows import Windows
-from pipeline.errors import VerificationError
+from pipeline.errors import BuildError, VerificationError
+from pipeline.images.container import Container
 from pipeline.progress import note
 from pipeline.records import Check
 
@@ -95,6 +96,15 @@ def _good(response: httpx2.Response) -> Any:
         told = response.text[:WORDS_LETTERS]
         raise VerificationError(f"the image answered {response.request.url.path} with {response.status_code}: {told}")
     return response.json()
+
+
+def kernels(running: Container) -> Check:
+    """Try llama.cpp's kernels on this machine's processor, in a process of their own: wrong ones may end it."""
+    try:
+        found, passed = running.beside("python3", "-m", "pipeline.toolchains.llama_cpp.selftest"), True
+    except BuildError as error:
+        found, passed = str(error), False
+    return Check(name="kernels", passed=passed, found=found, expected="every weight type as a reference computes it")
 
 
 def evidence(client: Client, records: Mapping[str, Path]) -> Check:

@@ -107,6 +107,12 @@ class Container:
         lines = self._runtime.call("logs", "--tail", str(LOG_LINES), self._id, errors=True).splitlines()
         return "\n".join([line for line in lines if '"event": "request"' not in line][-TAIL_LINES:])
 
+    def beside(self, program: str, *arguments: str) -> str:
+        """Run a program of its image in a container of its own; return what it printed. BuildError when it fails."""
+        image = self._runtime.call("inspect", "--format", "{{.Image}}", self._id)
+        flags = shlex.split(os.environ.get("ASSAY_CONTAINER_RUN_FLAGS", ""))
+        return self._runtime.call("run", "--rm", *CAREFUL, *flags, "--entrypoint", program, image, *arguments)
+
     def terminate(self) -> None:
         """Send SIGTERM, as an orchestrator does, and return at once."""
         self._runtime.call("kill", "--signal", signal.Signals.SIGTERM.name, self._id)

@@ -1,12 +1,15 @@
 """The engine's image: base, runtime and packages. Built once for what it is made of, and found again."""
 
+import re
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pipeline import digests, oci
+from pipeline import digests, oci, processes
 from pipeline.images import cache, wheels
+from pipeline.images.assemble import PACKAGES
 from pipeline.images.bases import Base, Bases
 from pipeline.images.builders import Builder
 from pipeline.images.manifest import ROOT
@@ -15,6 +18,9 @@ from pipeline.toolchains import llama_cpp
 
 LAYOUT = 1
 """Raise when the same files are built into another image."""
+
+NOT_SERVED = re.compile(r"libggml-cuda|libllama-(quantize|imatrix|perplexity)")
+"""Libraries that an image has no use for; it serves on CPUs."""
 
 
 def build(name: EngineName, builder: Builder, bases: Bases) -> Path:
@@ -50,7 +56,8 @@ def _inputs(name: str, bases: Bases) -> dict[str, str]:
         if file.is_file():
             found[file.name] = f"sha256:{digests.of_file(file)}"
     if name == "llama_cpp":
-        found["source"] = f"sha256:{llama_cpp.read_pin(llama_cpp.PIN).sha256}"
+        found["source"] = f"sha256:{llama_cpp.pin().sha256}"
+        found["toolchain"] = f"sha256:{llama_cpp.key()}"
     return found
 
 
@@ -63,7 +70,25 @@ def context(name: str, into: Path) -> None:
         for wheel in wheels.house(requirements).iterdir():
             shutil.copy2(wheel, into / "wheelhouse" / wheel.name)
     if name == "llama_cpp":
-        llama_cpp.fetch_source(into / "source.tar.gz")
+        _llama_cpp(into)
+
+
+def _llama_cpp(into: Path) -> None:
+    """Add what serves of the machine's llama.cpp, its bindings, and the code of the self-test."""
+    toolchain = llama_cpp.find()
+    programs, libraries = into / "llama.cpp" / "bin", toolchain.bin.glob("*.so*")
+    programs.mkdir(parents=True)
+    for path in [toolchain.tool("llama-server"), *(one for one in libraries if not NOT_SERVED.match(one.name))]:
+        shutil.copy2(path, programs, follow_symlinks=False)
+    files = [path for path in programs.iterdir() if not path.is_symlink()]
+    processes.run(["strip", "--strip-unneeded", *files], what="strip of llama.cpp")
+    openmp = processes.run(["c++", "-print-file-name=libgomp.so.1"], what="search for OpenMP's library").strip()
+    shutil.copy2(Path(openmp).resolve(), programs / "libgomp.so.1")
+    shutil.copy2(toolchain.root / "LICENSE", into / "llama.cpp")
+    with zipfile.ZipFile(toolchain.wheel) as wheel:
+        wheel.extractall(into / "bindings")
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, into / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 def _tidied(built: oci.Layout, into: Path, base: Base) -> oci.Layout:

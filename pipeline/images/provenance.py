@@ -57,7 +57,7 @@ def _dependencies(
     if image.revision:
         found.append({"name": "code", "digest": {"gitCommit": image.revision}})
     if engine.name == "llama_cpp":
-        pin = llama_cpp.read_pin(llama_cpp.PIN)
+        pin = llama_cpp.pin()
         found.append({"uri": f"pkg:pypi/{pin.project}@{pin.version}", "digest": {"sha256": pin.sha256}})
     for wheel in wheels.installed(engine.name):
         found.append({"uri": f"pkg:pypi/{wheel.name}@{wheel.version}", "digest": {"sha256": wheel.sha256}})

@@ -124,7 +124,7 @@ def _runtime(image: Image) -> dict[str, Any]:
 
 
 def _llama_cpp() -> dict[str, Any]:
-    pin = llama_cpp.read_pin(llama_cpp.PIN)
+    pin = llama_cpp.pin()
     purl = f"pkg:pypi/{pin.project}@{pin.version}"
     return {
         "bom-ref": purl,

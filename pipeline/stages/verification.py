@@ -80,7 +80,15 @@ def _run(params: Params, image: Image) -> Sequence[Check]:
 def _asked(
     params: Params, name: str, served: Served, client: Client, windows: Windows, running: Container
 ) -> Iterator[Check]:
-    """Wait until it is ready, and check one thing after the other; the last ends it."""
+    """Wait until it is ready, and check one thing after the other; the last ends it.
+
+    Where llama.cpp's kernels fail on this processor nothing else is asked: the server may not even start.
+    """
+    if served.engine == "llama_cpp":
+        tried = checks.kernels(running)
+        yield tried
+        if not tried.passed:
+            return
     seconds = _wait(client, running)
     yield Check(name="ready", passed=True, found=f"after {seconds:.1f} s", expected="a token generated")
     yield _user(running)

@@ -18,22 +18,12 @@ ERROR_LEVEL = 4
 """GGML_LOG_LEVEL_ERROR in the toolchain's ggml.h; the bindings' own table of levels is out of date."""
 
 _errors: deque[str] = deque(maxlen=20)
-_kept: list[object] = []
-"""C callbacks that the library still points to."""
 
 
 @functools.cache
 def library() -> Any:
     """Import the bindings; from then on the library's log keeps error lines for `errors` and prints nothing."""
-    module = llama_cpp.bindings()
-    callback = module.llama_log_callback(_log)
-    _kept.append(callback)
-    module.llama_log_set(callback, ctypes.c_void_p(0))
-    folder = llama_cpp.find().bin
-    if any(folder.glob("libggml-cpu-*.so")):  # built for any CPU: the libraries for this one are loaded by name
-        ctypes.CDLL(str(folder / "libggml.so")).ggml_backend_load_all_from_path(str(folder).encode())
-    module.llama_backend_init()
-    return module
+    return llama_cpp.load(_log)
 
 
 def _log(level: int, text: bytes, user_data: object) -> None:

@@ -1,0 +1,107 @@
+"""Whether llama.cpp's kernels compute what they should on this processor: a toolchain is trusted once it has run.
+
+    python -m pipeline.toolchains.llama_cpp.selftest
+
+tries the toolchain that ASSAY_LLAMA_CPP names with the kernels that it would use here, and prints a line about it.
+"""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline import machine
+from pipeline.errors import AssayError, BuildError
+from pipeline.toolchains import llama_cpp
+from pipeline.toolchains.llama_cpp import compiler
+
+ROOT = Path(__file__).parents[3]
+TRIAL = "pipeline.toolchains.llama_cpp.trial"
+SECONDS = 300.0
+"""After which a trial hangs; it takes a few."""
+TAIL_LINES = 15
+
+
+def run(root: Path, *, bindings: Path | None = None, all_kernels: bool = True) -> tuple[str, ...]:
+    """Try a toolchain's kernels that this processor can run, or only those it would use; return their names.
+
+    `bindings` is their wheel, where they are not installed. BuildError says what was wrong, and what to set.
+    """
+    found = _run(root, bindings).split()
+    if not found:
+        raise BuildError(f"no kernels of {root} run on {processor()}; {_remedy(())}")
+    tried = tuple(found if all_kernels else found[:1])
+    for name in tried:
+        _run(root, bindings, name, others=found)
+    return tried
+
+
+def processor() -> str:
+    """Name this machine's processor."""
+    return f"{machine.fingerprint().cpu} ({platform.machine()})"
+
+
+def _run(root: Path, bindings: Path | None, *words: str, others: Sequence[str] = ()) -> str:
+    """Run a trial to its end in a process of its own, and return what it printed."""
+    path = [str(ROOT), *([str(bindings)] if bindings else []), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    env = {**os.environ, "ASSAY_LLAMA_CPP": str(root), "PYTHONPATH": os.pathsep.join(path)}
+    env["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's products are tiny, and llama.cpp's threads are to have the cores
+    command = [sys.executable, "-m", TRIAL, *words]
+    try:
+        done = subprocess.run(
+            command, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        how, printed, said = f"did not end in {SECONDS:g} s", _text(error.stdout), _text(error.stderr)
+    else:
+        if done.returncode == 0:
+            return done.stdout
+        how, printed, said = _ending(done.returncode), done.stdout, done.stderr
+    step = (printed.strip().splitlines() or ["before its first step"])[-1]
+    kernels = f"kernels {words[0]}" if words else "choosing kernels"
+    compiled = f"compiled by {compiler.version('c++')}; " if bindings else ""
+    tail = "".join(f"\n  {line}" for line in said.strip().splitlines()[-TAIL_LINES:])
+    raise BuildError(
+        f"llama.cpp's self-test {how} on {processor()}, {kernels}, {step}; {compiled}"
+        f"{_remedy([name for name in others if name not in words])}{tail}"
+    )
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"failed (exit code {code})"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def _remedy(others: Sequence[str]) -> str:
+    """Say what to set: the kernels that are left, or another compiler."""
+    left = f"to leave these kernels out, `export {compiler.KERNELS_WANTED}={','.join(others)}`; " if others else ""
+    return (
+        f"{left}to compile with another compiler, set CC and CXX; then run `make setup`, for an image `dvc repro`, too"
+    )
+
+
+def _text(output: str | bytes | None) -> str:
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+
+
+def main() -> int:
+    """Try what would be used here; return the exit code."""
+    try:
+        (kernels,) = run(llama_cpp.find().root, all_kernels=False)
+    except AssayError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"every weight type on {processor()}, kernels {kernels}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.backends.gguf.mixture import BLOCKS
 from pipeline.compute import Compute
-from pipeline.errors import BuildError, RequirementError, StorageError
+from pipeline.errors import BuildError, ParamsError, RequirementError, StorageError
 from pipeline.records import Gpu
 from pipeline.toolchains import llama_cpp
+from pipeline.toolchains.llama_cpp import compiler, source, tiny_model
 
 SCRIPTS = {
     "cmake": """
@@ -32,21 +34,31 @@ SCRIPTS = {
 }
 
 
+PATCH = """Why it is there.
+
+--- a/convert_hf_to_gguf.py
++++ b/convert_hf_to_gguf.py
+@@ -1 +1 @@
+-convert_hf_to_gguf.py
++patched
+"""
+
+
 @pytest.fixture
-def source() -> bytes:
+def distribution() -> bytes:
     """A source distribution with nothing in it but what is kept."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name in ("convert_hf_to_gguf.py", "conversion/__init__.py", "gguf-py/gguf/__init__.py", "LICENSE",
                      "models/ggml-vocab-tiny.gguf", "models/ggml-vocab-tiny.gguf.inp", "src/unwanted.cpp"):  # fmt: skip
             member = tarfile.TarInfo(f"fake-1.0/vendor/llama.cpp/{name}")
-            member.size = len(name)
-            tar.addfile(member, io.BytesIO(name.encode()))
+            member.size = len(name) + 1
+            tar.addfile(member, io.BytesIO(f"{name}\n".encode()))
     return buffer.getvalue()
 
 
 @pytest.fixture
-def machine(tmp_path: Path, source: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
+def machine(tmp_path: Path, distribution: bytes, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the toolchains' folder of a machine whose build tools and package index are fakes."""
     scripts = tmp_path / "scripts"
     scripts.mkdir()
@@ -54,10 +66,16 @@ def machine(tmp_path: Path, source: bytes, monkeypatch: pytest.MonkeyPatch) -> P
         (scripts / name).write_text(f"#!/bin/sh\n{body}")
         (scripts / name).chmod(0o755)
     pin = tmp_path / "pin.txt"
-    pin.write_text(f"fake==1.0 --hash=sha256:{hashlib.sha256(source).hexdigest()}\n")
+    pin.write_text(f"fake==1.0 --hash=sha256:{hashlib.sha256(distribution).hexdigest()}\n")
     python = scripts / "python"
-    (tmp_path / "fake-1.0.tar.gz").write_bytes(source)
+    (tmp_path / "fake-1.0.tar.gz").write_bytes(distribution)
     python.write_text(f"""#!/bin/sh
+        if [ "$2" = pipeline.toolchains.llama_cpp.trial ]; then
+            [ -z "$3" ] && {{ echo haswell; echo sse42; exit; }}
+            echo "$3" >> "$COUNTER.trials"
+            [ "$FAIL" = "$3" ] && {{ echo "Q4_K, 2 threads, 37 tokens at once"; kill -SEGV $$; }}
+            exit 0
+        fi
         while [ $# -gt 0 ]; do
             case "$1" in
                 -d) mkdir -p "$2"; cp {tmp_path}/fake-1.0.tar.gz "$2";;
@@ -71,7 +89,11 @@ def machine(tmp_path: Path, source: bytes, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("COUNTER", str(tmp_path / "counter"))
     monkeypatch.setenv("FAIL", "")
-    monkeypatch.setattr(llama_cpp, "PIN", pin)
+    monkeypatch.setattr(source, "PIN", pin)
+    monkeypatch.setattr(source, "PATCHES", tmp_path / "patches")
+    (tmp_path / "patches").mkdir()
+    (tmp_path / "patches" / "one.patch").write_text(PATCH)
+    monkeypatch.delenv(compiler.KERNELS_WANTED, raising=False)
     monkeypatch.setenv("ASSAY_GPUS", "none")
     return tmp_path / "cache" / "assay" / "toolchains"
 
@@ -91,7 +113,7 @@ def test_a_finished_build_is_found_again_and_not_repeated(machine: Path) -> None
     assert llama_cpp.build() == built == llama_cpp.find()
     assert builds(machine) == 1
     assert built.tool("llama-quantize").read_text() == "tool\n"
-    assert built.converter.exists()
+    assert built.converter.read_text() == "patched\n"
     assert [path.name for path in built.vocabularies.iterdir()] == ["ggml-vocab-tiny.gguf"]
     assert not (built.root / "src").exists()
     assert folders(machine) == [built.root.name]
@@ -126,9 +148,9 @@ def test_a_folder_that_lost_a_program_is_built_again(machine: Path) -> None:
     assert llama_cpp.build().tool("llama-imatrix").exists()
 
 
-def test_a_download_with_another_digest_is_refused(machine: Path, source: bytes) -> None:
+def test_a_download_with_another_digest_is_refused(machine: Path, distribution: bytes) -> None:
     """pip is asked to check the digest; a mirror or an old pip that does not must make no difference."""
-    (machine.parents[2] / "fake-1.0.tar.gz").write_bytes(source + b"\0")
+    (machine.parents[2] / "fake-1.0.tar.gz").write_bytes(distribution + b"\0")
     with pytest.raises(BuildError, match=r"fake-1.0.tar.gz: sha256 is [0-9a-f]{64}, pin.txt asks for"):
         llama_cpp.build()
     assert folders(machine) == []
@@ -137,13 +159,18 @@ def test_a_download_with_another_digest_is_refused(machine: Path, source: bytes)
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("cmake", "apt-get install cmake"), ("c++", r"apt-get install g\+\+"), ("ninja", "pip install")],
+    [
+        ("cmake", "apt-get install cmake"),
+        ("c++", r"apt-get install g\+\+"),
+        ("ninja", "pip install"),
+        ("git", "apt-get install git"),
+    ],
 )
 def test_a_missing_tool_is_named_with_its_command(
     name: str, command: str, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripts = machine.parents[2] / "scripts"
-    (scripts / name).unlink()
+    (scripts / name).unlink(missing_ok=True)
     monkeypatch.setenv("PATH", str(scripts))
     with pytest.raises(RequirementError, match=command):
         llama_cpp.build()
@@ -159,10 +186,70 @@ def test_another_compiler_or_flag_is_another_toolchain(machine: Path, monkeypatc
     first = llama_cpp.build()
     (machine.parents[2] / "scripts" / "c++").write_text("#!/bin/sh\necho 'c++ (Fake) 13.0'\n")
     second = llama_cpp.build()
-    monkeypatch.setattr(llama_cpp, "FLAGS", (*llama_cpp.FLAGS, "-DGGML_OTHER=ON"))
+    monkeypatch.setattr(compiler, "FLAGS", (*compiler.FLAGS, "-DGGML_OTHER=ON"))
     third = llama_cpp.build()
-    assert len({first.root, second.root, third.root}) == 3
-    assert llama_cpp.find() == third
+    (machine.parents[2] / "patches" / "one.patch").write_text(PATCH.replace("+patched", "+patched again"))
+    fourth = llama_cpp.build()
+    assert len({first.root, second.root, third.root, fourth.root}) == 4
+    assert llama_cpp.find() == fourth
+
+
+def trials(machine: Path) -> list[str]:
+    return (machine.parents[2] / "counter.trials").read_text().split()
+
+
+def test_every_kernel_that_the_processor_runs_is_tried_once(machine: Path) -> None:
+    built = llama_cpp.build()
+    llama_cpp.build()
+    assert trials(machine) == ["haswell", "sse42"]
+    (note,) = (built.root / llama_cpp.TESTED).iterdir()
+    assert note.read_text().endswith(": haswell, sse42\n")
+
+
+def test_on_another_processor_it_is_tried_again_and_not_built_again(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = llama_cpp.build()
+    (note,) = (built.root / llama_cpp.TESTED).iterdir()
+    note.rename(note.with_name("of-another-processor"))
+    with pytest.raises(RequirementError, match="not yet tried on this processor; run `make setup`"):
+        llama_cpp.find()
+    monkeypatch.setenv("FAIL", "sse42")
+    with pytest.raises(BuildError, match="self-test"):
+        llama_cpp.build()
+    monkeypatch.setenv("FAIL", "")
+    assert llama_cpp.build() == built == llama_cpp.find()
+    assert (builds(machine), len(trials(machine))) == (1, 6)
+
+
+def test_kernels_that_fail_the_trial_leave_no_toolchain_and_are_named(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAIL", "haswell")
+    with pytest.raises(BuildError) as error:
+        llama_cpp.build()
+    for words in (
+        "was ended by SIGSEGV on", "kernels haswell, Q4_K, 2 threads, 37 tokens at once",
+        "compiled by c++ (Fake) 12.0", "`export ASSAY_LLAMA_CPP_KERNELS=sse42`",
+    ):  # fmt: skip
+        assert words in str(error.value)
+    assert folders(machine) == []
+
+
+def test_kernels_are_those_of_the_architecture_or_those_named(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    first = llama_cpp.build()
+    assert "-DGGML_CPU_VARIANTS=sse42;haswell;alderlake;cascadelake" in flags(machine)
+    monkeypatch.setenv("ASSAY_LLAMA_CPP_KERNELS", "sse42, haswell")
+    assert llama_cpp.build().root != first.root
+    assert "-DGGML_CPU_VARIANTS=sse42;haswell" in flags(machine)
+    monkeypatch.setenv("ASSAY_LLAMA_CPP_KERNELS", "pentium")
+    with pytest.raises(ParamsError, match="ASSAY_LLAMA_CPP_KERNELS=pentium: expected some of sse42,"):
+        llama_cpp.find()
+
+
+def flags(machine: Path) -> list[str]:
+    return (machine.parents[2] / "counter.cmake").read_text().splitlines()
 
 
 @pytest.fixture
@@ -175,10 +262,10 @@ def gpus(machine: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cuda.mkdir()
     (cuda / "nvcc").write_text("#!/bin/sh\nprintf 'nvcc: NVIDIA\\n12.8\\n'\n")
     (cuda / "nvcc").chmod(0o755)
-    monkeypatch.setattr(llama_cpp, "CUDA", cuda)
+    monkeypatch.setattr(compiler, "CUDA", cuda)
     monkeypatch.delenv("ASSAY_GPUS")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv(llama_cpp.CUDA_OFF, raising=False)
+    monkeypatch.delenv(compiler.CUDA_OFF, raising=False)
     return cuda
 
 
@@ -232,7 +319,7 @@ def test_two_processes_build_once(machine: Path) -> None:
 
 
 def test_the_pin_in_the_repository_can_be_read() -> None:
-    pin = llama_cpp.read_pin(llama_cpp.PIN)
+    pin = llama_cpp.pin()
     assert (pin.project, len(pin.sha256)) == ("llama-cpp-python", 64)
 
 
@@ -240,7 +327,19 @@ def test_the_pin_in_the_repository_can_be_read() -> None:
 def test_a_pin_without_a_digest_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "pin.txt").write_text(text)
     with pytest.raises(RequirementError, match=r"pin.txt"):
-        llama_cpp.read_pin(tmp_path / "pin.txt")
+        source.read_pin(tmp_path / "pin.txt")
+
+
+def test_every_patch_says_why_it_is_there() -> None:
+    for name in source.patches():
+        reason, _, _ = (source.PATCHES / name).read_text().partition("--- a/")
+        assert "The patch goes when" in " ".join(reason.split()) or "the patch goes when" in " ".join(reason.split()), (
+            name
+        )
+
+
+def test_the_self_test_knows_every_type_that_recipes_use() -> None:
+    assert set(tiny_model.KINDS) == set(BLOCKS)
 
 
 def test_importing_it_is_cheap() -> None:

@@ -46,8 +46,8 @@ these that they can run, and lose nothing but speed:
 - AVX-512 without VNNI, skylakex and cannonlake: haswell's. VNNI is what quantized types gain by; alderlake has it in
   AVX2, cascadelake in AVX-512.
 - VBMI, icelake: ggml's sources never use it. BF16, cooperlake and zen4: weights in bfloat16 alone would gain.
-- AMX, sapphirerapids: GCC names 8 of the 64 bytes that `ldtilecfg` reads as its input, the optimizer drops the stores of
-  the others, and every quantized type ends in SIGSEGV or SIGILL (https://github.com/ggml-org/llama.cpp/issues/20824,
+- AMX, sapphirerapids: GCC names 8 of the 64 bytes that `ldtilecfg` reads as its input, the optimizer drops the stores
+  of the others, and every quantized type ends in SIGSEGV or SIGILL (https://github.com/ggml-org/llama.cpp/issues/20824,
   https://github.com/ggml-org/llama.cpp/pull/26954). These kernels may come in when the pinned source has a correction,
   and it was measured on such a processor; until then that takes cascadelake's.
 - On arm64, SME, armv9.2: GCC 12 cannot compile it. Other steps lie close to their neighbours."""

@@ -20,6 +20,8 @@ from pipeline.toolchains import llama_cpp
 from pipeline.toolchains.llama_cpp import tiny_model
 from pipeline.toolchains.llama_cpp.tiny_model import TinyModel
 
+ERROR_LEVEL = 4
+"""GGML_LOG_LEVEL_ERROR in ggml.h."""
 PROMPT_TOKENS, SINGLE_TOKENS = 37, 3
 """No multiple of what kernels take at once."""
 
@@ -30,7 +32,7 @@ def main() -> int:
     if len(sys.argv) == 1:
         print("\n".join(kernels(folder)))
         return 0
-    module = llama_cpp.load(_quiet, kernels=sys.argv[1])
+    module = llama_cpp.load(_log, kernels=sys.argv[1])
     for name, kind in tiny_model.KINDS.items():
         _step(f"{name}, quantizing")
         model = tiny_model.make(folder / "libggml-base.so", kind)
@@ -38,9 +40,9 @@ def main() -> int:
             _step(f"{name}: quantizing changes weights by {model.rounding:.2g}, at most {kind.rounding} expected")
             return 1
         for threads in sorted({1, len(os.sched_getaffinity(0))}):
-            error = _error(module, name, model, threads)
-            if not error <= kind.limit:
-                _step(f"{name}, {threads} threads: logits are off by {error:.2g}, at most {kind.limit} expected")
+            found = error(module, name, model, threads)
+            if not found <= kind.limit:
+                _step(f"{name}, {threads} threads: logits are off by {found:.2g}, at most {kind.limit} expected")
                 return 1
     return 0
 
@@ -55,7 +57,7 @@ def kernels(folder: Path) -> list[str]:
     return sorted(found, key=lambda name: -found[name])
 
 
-def _error(module: Any, name: str, model: TinyModel, threads: int) -> float:
+def error(module: Any, name: str, model: TinyModel, threads: int) -> float:
     """Feed a prompt and single tokens; return how far the logits are from the reference."""
     random = np.random.default_rng(threads)
     ids = random.integers(0, tiny_model.VOCABULARY, PROMPT_TOKENS + SINGLE_TOKENS, dtype=np.int32)
@@ -95,8 +97,10 @@ def _step(text: str) -> None:
     print(text, flush=True)
 
 
-def _quiet(level: int, text: bytes, user_data: object) -> None:
-    """Print nothing of llama.cpp's own log."""
+def _log(level: int, text: bytes, user_data: object) -> None:
+    """Pass on what llama.cpp calls errors, and nothing else."""
+    if level == ERROR_LEVEL:
+        sys.stderr.write(text.decode(errors="replace"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pipeline.images import builders, container, debootstrap
 from pipeline.images.assemble import PACKAGES
 from pipeline.images.manifest import ROOT
 from pipeline.records import Builders, Revision
+from pipeline.toolchains import llama_cpp
 
 
 def revision() -> Revision:
@@ -39,6 +40,7 @@ def here() -> Builders:
         builder=builder,
         container=runtime,
         base=os.environ.get("ASSAY_BASE"),
+        llama_cpp=llama_cpp.key(),
         debootstrap=debootstrap.missing() is None,
         strict=bool(os.environ.get("ASSAY_STRICT")),
     )

@@ -71,5 +71,7 @@ class Builders(Record):
     container: str | None
     base: str | None
     """ASSAY_BASE."""
+    llama_cpp: str
+    """Digest of what shapes the machine's llama.cpp, which GGUF's images carry."""
     debootstrap: bool
     strict: bool

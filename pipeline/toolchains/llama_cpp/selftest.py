@@ -10,7 +10,6 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import machine
@@ -32,10 +31,10 @@ def run(root: Path, *, bindings: Path | None = None, all_kernels: bool = True) -
     """
     found = _run(root, bindings).split()
     if not found:
-        raise BuildError(f"no kernels of {root} run on {processor()}; {_remedy(())}")
+        raise BuildError(f"no kernels of {root} run on {processor()}; {_remedy()}")
     tried = tuple(found if all_kernels else found[:1])
     for name in tried:
-        _run(root, bindings, name, others=found)
+        _run(root, bindings, name)
     return tried
 
 
@@ -44,10 +43,10 @@ def processor() -> str:
     return f"{machine.fingerprint().cpu} ({platform.machine()})"
 
 
-def _run(root: Path, bindings: Path | None, *words: str, others: Sequence[str] = ()) -> str:
+def _run(root: Path, bindings: Path | None, *words: str) -> str:
     """Run a trial to its end in a process of its own, and return what it printed."""
-    path = [str(ROOT), *([str(bindings)] if bindings else []), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    env = {**os.environ, "ASSAY_LLAMA_CPP": str(root), "PYTHONPATH": os.pathsep.join(path)}
+    path = os.pathsep.join(filter(None, [str(ROOT), str(bindings or ""), os.environ.get("PYTHONPATH")]))
+    env = {**os.environ, "ASSAY_LLAMA_CPP": str(root), "PYTHONPATH": path}
     env["OPENBLAS_NUM_THREADS"] = "1"  # NumPy's products are tiny, and llama.cpp's threads are to have the cores
     command = [sys.executable, "-m", TRIAL, *words]
     try:
@@ -66,8 +65,7 @@ def _run(root: Path, bindings: Path | None, *words: str, others: Sequence[str] =
     compiled = f"compiled by {compiler.version('c++')}; " if bindings else ""
     tail = "".join(f"\n  {line}" for line in said.strip().splitlines()[-TAIL_LINES:])
     raise BuildError(
-        f"llama.cpp's self-test {how} on {processor()}, {kernels}, {step}; {compiled}"
-        f"{_remedy([name for name in others if name not in words])}{tail}"
+        f"llama.cpp's self-test {how} on {processor()}, {kernels}, {step}; {compiled}{_remedy(*words)}{tail}"
     )
 
 
@@ -80,12 +78,11 @@ def _ending(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
-def _remedy(others: Sequence[str]) -> str:
+def _remedy(*wrong: str) -> str:
     """Say what to set: the kernels that are left, or another compiler."""
-    left = f"to leave these kernels out, `export {compiler.KERNELS_WANTED}={','.join(others)}`; " if others else ""
-    return (
-        f"{left}to compile with another compiler, set CC and CXX; then run `make setup`, for an image `dvc repro`, too"
-    )
+    others = ",".join(name for name in compiler.kernels() if name not in wrong)
+    left = f"to leave these kernels out, `export {compiler.KERNELS_WANTED}={others}`; " if wrong and others else ""
+    return f"{left}for another compiler, set CC and CXX; then run `make setup`, and for an image `dvc repro`"
 
 
 def _text(output: str | bytes | None) -> str:

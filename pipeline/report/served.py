@@ -39,7 +39,7 @@ def definitions(wanted: ServingParams) -> tuple[Block, ...]:
         "between them. end-to-end = end of the answer - request sent.",
         f"A quantile is given where the sample has two values that enclose it at 95 %, which takes for {sizes}; "
         "ITL's intervals are a bootstrap over clusters of requests.",
-        "Intervals hold what differs within this run; another run may meet a busier machine.",
+        f"Intervals hold what differs within this run; `{DOUBTED}` is a run beside which too much else ran.",
     )
     return Prose(text=asked), Items(items=reckoned)
 

@@ -281,6 +281,13 @@ def _nearest_miss(result: Selection) -> str:
         return "selection: no artifact was measured; see report/report.md for the reasons"
     nearest = min(failing, key=worst)
     misses = "; ".join(table.missed(gate) for gate in nearest.missed)
+    open_ = [one.name for one in failing if any(gate.verdict == "busy machine" for gate in one.missed)]
+    if open_:
+        return (
+            f"selection: none of {len(result.ranking)} artifacts passes every constraint, but limits on speed are open "
+            f"for {', '.join(open_)}, measured on a busy machine; the nearest is {nearest.name}: {misses}. Let the "
+            f"machine come to rest and run `{disturbance.again(open_)}`"
+        )
     return (
         f"selection: none of {len(result.ranking)} artifacts passes every constraint. "
         f"The nearest miss is {nearest.name}: {misses}. Loosen selection.constraints in params.yaml "

@@ -342,4 +342,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
+    from pipeline.checkpoints import tokenizer
+
+    tokenizer.spare_torch()
     sys.exit(main())

@@ -30,6 +30,7 @@ from containers.engines.slots import Batch, Made, Slots
 from containers.engines.text import Stream, Text
 from evals.runner import Ids, Runner
 from pipeline import compute
+from pipeline.checkpoints import tokenizer
 from pipeline.errors import AssayError
 from pipeline.params import RECIPE
 from pipeline.records import FILE, Artifact
@@ -243,4 +244,5 @@ def _worker(backend: str, options: argparse.Namespace, runner: Any, wire: socket
 
 
 if __name__ == "__main__":
+    tokenizer.spare_torch()
     sys.exit(main())

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+from pipeline.checkpoints import tokenizer
 from pipeline.checkpoints.weights import Entry
 from pipeline.errors import CheckpointError
 
@@ -36,10 +37,8 @@ def check(folder: Path, entries: Iterable[Entry], size: int, source: str) -> Non
 
 
 def _load(folder: Path, source: str) -> Any:
-    from transformers import AutoTokenizer
-
     try:
-        return cast(Any, AutoTokenizer).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return tokenizer.load(folder)
     except Exception as error:
         # The parsers below (Rust's tokenizers among them) raise bare Exception for a broken file.
         raise CheckpointError(

@@ -17,7 +17,12 @@ class Record(BaseModel):
     """A value with a JSON form. Equal records give equal bytes."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, serialize_by_alias=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        validate_by_name=True,
+        serialize_by_alias=True,
+        defer_build=True,
     )
 
     def save(self, path: Path) -> None:

@@ -15,6 +15,7 @@ import ast
 import inspect
 import sysconfig
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -59,6 +60,9 @@ _OTHER_DIRECTORIES: Final = frozenset({"site-packages", "dist-packages", "__pyca
 """Directories below the standard library's which hold installed packages or compiled files, not its sources."""
 
 _TOPICS_FILE: Final = Path("pydoc_data", "topics.py")
+
+_HOLDERS = ast.stmt | ast.excepthandler | ast.match_case
+"""Nodes below which statements stand."""
 
 _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -142,9 +146,18 @@ def _parsed(path: Path) -> ast.Module | None:
 
 def _docstrings(tree: ast.Module) -> Iterator[str]:
     """Yield the cleaned docstrings of a module, its classes and its functions, in source order."""
-    holders = [node for node in ast.walk(tree) if isinstance(node, _Documented)]
-    # ast.walk goes breadth first; a reader meets a method's text directly after that of its class.
-    for node in sorted(holders, key=lambda node: getattr(node, "lineno", 0)):
+    # The walk goes breadth first; a reader meets a method's text directly after that of its class.
+    for node in sorted(_documented(tree), key=lambda node: getattr(node, "lineno", 0)):
         text = ast.get_docstring(node, clean=True)
         if text and text.strip():
             yield text.strip()
+
+
+def _documented(tree: ast.Module) -> Iterator[_Documented]:
+    """Yield what may have a docstring; expressions, most of a tree, hold none of it and are not walked."""
+    waiting: deque[ast.AST] = deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        waiting.extend(child for child in ast.iter_child_nodes(node) if isinstance(child, _HOLDERS))
+        if isinstance(node, _Documented):
+            yield node

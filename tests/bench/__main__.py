@@ -1,7 +1,10 @@
 """`make bench`: what Assay costs over the bare tools, as ratios within one run. Never part of the tests.
 
-python -m tests.bench              everything (about 40 minutes on 2 cores)
-python -m tests.bench flow         the demo against the same work by hand; an unchanged run; --help
+python -m tests.bench              everything (about 80 minutes on 2 cores)
+python -m tests.bench empty        the demo from a fresh clone with empty caches, to ranking and verified image, and its
+                                   set-up and steps by hand
+python -m tests.bench flow         the demo in a made environment against the same work by hand, then unchanged
+python -m tests.bench unchanged    an unchanged run alone, of a flow that is run for it; --help
 python -m tests.bench scoring      tokens per second of scoring against llama-perplexity, transformers, genai
 python -m tests.bench tasks        multiple choice against lm-eval's own `hf` model
 python -m tests.bench vocabulary   peak memory of scoring with a vocabulary of 150,000 tokens
@@ -24,7 +27,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.flow import flow
+from tests.bench.flow import empty, flow, unchanged
 from tests.bench.gateway import gateway, overload
 from tests.bench.gpu import gpu
 from tests.bench.memory import memory
@@ -37,11 +40,11 @@ from tests.bench.tasks import tasks
 from tests.bench.workspace import Row
 
 BENCHMARKS = {
-    "flow": flow, "scoring": scoring, "tasks": tasks, "vocabulary": vocabulary, "gateway": gateway,
-    "overload": overload, "shipping": shipping, "engines": engines, "memory": memory, "report": report, "gpu": gpu,
-    "sizing": sizing,
+    "empty": empty, "flow": flow, "unchanged": unchanged, "scoring": scoring, "tasks": tasks, "vocabulary": vocabulary,
+    "gateway": gateway, "overload": overload, "shipping": shipping, "engines": engines, "memory": memory,
+    "report": report, "gpu": gpu, "sizing": sizing,
 }  # fmt: skip
-ASKED_FOR = ("gpu", "sizing")
+ASKED_FOR = ("gpu", "sizing", "unchanged")
 """Run when they are named only."""
 
 

@@ -91,9 +91,9 @@ class Awq(Record):
 
     def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
         """See Recipe.inspect."""
-        from pipeline.backends.common import packed_linear
+        from pipeline.backends.common import packed_contents
 
-        return packed_linear.inspect(
+        return packed_contents.inspect(
             artifact, checkpoint, bits=self.bits, group_size=self.group_size, symmetric=self.symmetric, index=False
         )
 

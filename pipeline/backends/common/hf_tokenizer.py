@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pipeline.backends.contract import Tokenizer
+from pipeline.checkpoints import tokenizer as checkpoint_tokenizer
 from pipeline.errors import MeasurementError
 from pipeline.records import Chat, Message, Sample, Vocabulary
 
@@ -37,9 +38,7 @@ take an assistant's last message for the beginning of the answer."""
 
 def load(folder: Path) -> Any:
     """Open a folder's tokenizer through transformers, from its files alone."""
-    from transformers import AutoTokenizer
-
-    return cast(Any, AutoTokenizer).from_pretrained(folder, local_files_only=True)
+    return checkpoint_tokenizer.load(folder)
 
 
 def describe(folder: Path) -> Tokenizer:

@@ -21,7 +21,9 @@ ROOT = Path(__file__).resolve().parent
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 STAMP = ENVIRONMENT / "assay-stamp"
-EXTRAS = "gguf,gptq,awq,onnx,dev"
+EXTRAS = "gguf,gptq,awq,onnx"
+DEVELOPMENT = "--dev"
+"""What tests, lint and benchmarks need is installed where this is on the command line: 88 packages more."""
 
 OLDEST, NEWEST, TESTED = 11, 14, 13
 """Of Python 3: what pyproject.toml takes, and up to which the project was run."""
@@ -32,20 +34,24 @@ def main() -> int:
     if not OLDEST <= sys.version_info.minor <= NEWEST:
         other = supported()
         if other is not None:
-            os.execv(other, [other, __file__])
+            os.execv(other, [other, __file__, *sys.argv[1:]])
     missing = missing_prerequisites()
     if missing:
         print("assay: this machine lacks\n" + "\n".join("  " + line for line in missing), file=sys.stderr)
         return 1
-    key = hashlib.sha256(
-        b"\0".join(
-            [(ROOT / "pyproject.toml").read_bytes(), (ROOT / "constraints.txt").read_bytes(), sys.version.encode()]
-        )
-    ).hexdigest()
-    if not STAMP.exists() or STAMP.read_text() != key:
-        install()
-        STAMP.write_text(key)
+    extras = f"{EXTRAS},dev" if DEVELOPMENT in sys.argv[1:] else EXTRAS
+    pins = [(ROOT / "pyproject.toml").read_bytes(), (ROOT / "constraints.txt").read_bytes(), sys.version.encode()]
+    key = hashlib.sha256(b"\0".join(pins)).hexdigest()
+    if not up_to_date(key, extras):
+        install(extras)
+        STAMP.write_text(f"{key} {extras}")
     return subprocess.run([PYTHON, "-m", "pipeline", "toolchain"], cwd=ROOT, check=False).returncode
+
+
+def up_to_date(key: str, extras: str) -> bool:
+    """Tell whether the environment was made of these pins, with these extras or more."""
+    made, _, held = STAMP.read_text().partition(" ") if STAMP.exists() else ("", "", "")
+    return made == key and set(extras.split(",")) <= set(held.split(","))
 
 
 def supported() -> str | None:
@@ -104,7 +110,7 @@ def apt(*packages: str) -> str:
     return f"{root}apt-get install {' '.join(packages)}"
 
 
-def install() -> None:
+def install(extras: str) -> None:
     """Make the environment, or bring an existing one up to date. One call, so that pip sees all the pins at once."""
     minor = sys.version_info.minor
     if minor > TESTED:
@@ -113,7 +119,7 @@ def install() -> None:
         print("assay: making .venv (about 2 GB, some minutes)", file=sys.stderr)
         venv.create(ENVIRONMENT, clear=True, with_pip=True)
     command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*command, "--constraint", "constraints.txt", "--editable", f".[{EXTRAS}]"], cwd=ROOT, check=True)
+    subprocess.run([*command, "--constraint", "constraints.txt", "--editable", f".[{extras}]"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -62,3 +62,23 @@ def test_all_that_is_missing_is_named_with_one_command(tmp_path: Path, monkeypat
 
 def test_nothing_is_missing_here() -> None:
     assert bootstrap.missing_prerequisites() == []
+
+
+@pytest.mark.parametrize(
+    ("made_of", "asked_for", "enough"),
+    [
+        ("key gguf,onnx", "gguf,onnx", True),
+        ("key gguf,onnx,dev", "gguf,onnx", True),
+        ("key gguf,onnx", "gguf,onnx,dev", False),
+        ("other gguf,onnx,dev", "gguf,onnx", False),
+        (None, "gguf,onnx", False),
+    ],
+)
+def test_an_environment_is_made_again_for_other_pins_or_more_tools(
+    made_of: "str | None", asked_for: str, enough: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = tmp_path / "stamp"
+    if made_of is not None:
+        stamp.write_text(made_of)
+    monkeypatch.setattr(bootstrap, "STAMP", stamp)
+    assert bootstrap.up_to_date("key", asked_for) is enough

@@ -47,7 +47,7 @@ def _run(root: Path, bindings: Path | None, *words: str) -> str:
     """Run a trial to its end in a process of its own, and return what it printed."""
     path = os.pathsep.join(filter(None, [str(ROOT), str(bindings or ""), os.environ.get("PYTHONPATH")]))
     env = {**os.environ, "ASSAY_LLAMA_CPP": str(root), "PYTHONPATH": path}
-    # Products are tiny: NumPy's need one thread, and llama.cpp's that spin would only wait for each other on a busy machine.
+    # Products are tiny: NumPy's need one thread, and where the cores are busy llama.cpp's would spin for nothing.
     env |= {"OPENBLAS_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     command = [sys.executable, "-m", TRIAL, *words]
     try:

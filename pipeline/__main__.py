@@ -5,11 +5,12 @@ import errno
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import paths
+from pipeline import paths, supervision
 from pipeline.errors import AssayError, ParamsError, RegistryError, StorageError
 
 if TYPE_CHECKING:
@@ -29,15 +30,20 @@ NOUNS = {
     "engine": "build the image that the winner runs on, or find it",
     "image": "put the winner, the gateway and the evidence into an image",
     "verification": "start the image and hold it against what was measured",
+    "outcome": "fail where an artifact failed, after everything else",
 }
 NAMED = ("artifact", "quality", "tasks", "latency")
-STRICT = ("inputs", "engine", "image")
+STRICT = ("inputs", *NAMED, "engine", "image")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code."""
+    """Run one command; return its exit code.
+
+    As the program itself, without `arguments`, a stage runs in a process of its own: a crash in native code is an
+    error then, and not the end of the one who called.
+    """
     ours, rest = _apart(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(ours, argparse.Namespace(gateway_flags=rest))
+    options = _parser().parse_args(ours, argparse.Namespace(gateway_flags=rest, supervised=arguments is None))
     try:
         options.run(options)
     except AssayError as error:
@@ -98,19 +104,46 @@ def _add_stages(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         if noun in NAMED:
             command.add_argument("name", help="a key of artifacts in params.yaml")
         if noun in STRICT:
-            about = "fail for what this machine cannot build, instead of noting why; ASSAY_STRICT=1 says the same"
+            about = "fail for what cannot be done, instead of noting why and going on; ASSAY_STRICT=1 says the same"
             command.add_argument("--strict", action="store_true", help=about)
 
 
 def _stage(options: argparse.Namespace) -> None:
-    """Run one stage."""
-    from pipeline import params
-
+    """Run one stage, supervised; what fails for one artifact alone becomes a row, unless it is to stop the run."""
     if getattr(options, "strict", False):
         os.environ["ASSAY_STRICT"] = "1"
-    loaded = params.load()
     noun: str = options.command
     names = (options.name,) if noun in NAMED else ()
+    try:
+        if options.supervised:
+            supervision.supervise(" ".join((noun, *names)))
+        _run(noun, *names)
+    except Exception as error:
+        if not names:
+            raise
+        _keep(noun, *names, error)
+    supervision.done()
+
+
+def _keep(noun: str, name: str, error: Exception) -> None:
+    """Make a row of what failed for one artifact, and say so; any other error is raised again."""
+    from pipeline import params
+    from pipeline.stages import failure
+
+    if not failure.concerns_one(error):
+        raise error
+    again = failure.keep(params.load(), noun, name, error).again
+    told = f"assay: {error}" if isinstance(error, AssayError) else "".join(traceback.format_exception(error)).rstrip()
+    print(
+        f"{told}\nassay: {name} is a row that says so now, and the run goes on; to try again: {again}", file=sys.stderr
+    )
+
+
+def _run(noun: str, *names: str) -> None:
+    """Do a stage's work."""
+    from pipeline import params
+
+    loaded = params.load()
     if unknown := [name for name in names if name not in loaded.artifacts]:
         known = ", ".join(loaded.artifacts)
         raise ParamsError(f"{unknown[0]!r} is not a key of artifacts in params.yaml; known: {known}")

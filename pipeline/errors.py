@@ -79,3 +79,15 @@ class ComparisonError(AssayError):
     """A comparison found what `--fail-on` names."""
 
     exit_code = 13
+
+
+class NativeCrashError(BuildError):
+    """A process died by a signal: the stage itself, or a tool, a worker or an engine that it had started."""
+
+    exit_code = 14
+
+
+class FailedRowsError(AssayError):
+    """The run went to its end, and some of its artifacts are rows that say why there are no figures."""
+
+    exit_code = 15

@@ -3,13 +3,16 @@
 import re
 import subprocess
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.errors import BuildError, RequirementError
+from pipeline import endings
+from pipeline.errors import BuildError, NativeCrashError, RequirementError, StorageError
 from pipeline.progress import steps
 
-TAIL_LINES = 15
+KEPT_LINES = 200
+DISK_FULL = "No space left on device"
+"""As the C library words it for whoever prints it."""
 
 Count = Callable[[str], tuple[int, int] | None]
 """Reads (done, all) out of a line that a tool prints; None for a line that does not tell."""
@@ -38,12 +41,12 @@ def run(
     """Run a tool to its end and return what it printed, stdout and stderr together.
 
     `what` names the work in errors and on the progress bar, such as "llama-quantize Q4_K_M". `env` replaces the
-    environment when given. Raises BuildError with the tool's last lines when it fails or is killed, RequirementError
-    when it is not there.
+    environment when given. Raises BuildError with the tool's last lines when it fails, NativeCrashError when it dies by
+    a signal, StorageError when it says that the disk is full, RequirementError when it is not there.
     """
     words = [str(word) for word in command]
     lines: list[str] = []
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    tail: deque[str] = deque(maxlen=KEPT_LINES)
     try:
         child = subprocess.Popen(
             words,
@@ -65,11 +68,19 @@ def run(
                 if progress is not None and (at := progress(line)) is not None:
                     show(*at)
                 elif line.strip():
-                    tail.append(f"  {line.rstrip()}")
+                    tail.append(line.rstrip())
         except BaseException:
             child.kill()
             raise
     if child.returncode != 0:
-        how = f"was killed by signal {-child.returncode}" if child.returncode < 0 else f"exited with {child.returncode}"
-        raise BuildError(f"{what} {how}; its last lines:\n" + "\n".join(tail))
+        raise failure(what, child.returncode, tail)
     return "".join(lines)
+
+
+def failure(what: str, code: int, lines: Iterable[str]) -> BuildError | StorageError:
+    """Return the error for a tool that did not end well: what it was doing, how it ended, its last lines."""
+    how, shown = f"{what} {endings.words(code)}", endings.last_lines(list(lines))
+    message = "\n".join([f"{how}; its last lines:", *(f"  {line}" for line in shown)])
+    if any(DISK_FULL in line for line in shown):
+        return StorageError(f"the disk is full: {message}")
+    return NativeCrashError(message) if endings.crashed(message) else BuildError(message)

@@ -7,6 +7,8 @@ from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
+from pipeline import activity
+
 LOG_INTERVAL_SECONDS = 10.0
 
 T = TypeVar("T")
@@ -14,7 +16,8 @@ T = TypeVar("T")
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Yield the items, showing `what`, how many of how many, and the time left."""
-    yield from tqdm(items, total=total, **_look(what))
+    with activity.doing(what):
+        yield from tqdm(items, total=total, **_look(what))
 
 
 def note(text: str) -> None:
@@ -39,7 +42,8 @@ def steps(what: str) -> Iterator[Callable[[int, int], None]]:
         bar.update(done - bar.n)
 
     try:
-        yield show
+        with activity.doing(what):
+            yield show
     finally:
         if bar is not None:
             bar.close()

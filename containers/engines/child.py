@@ -3,18 +3,17 @@
 import asyncio
 import codecs
 import contextlib
-import ctypes
 import os
 import re
-import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from containers.engines import keeper
+from pipeline import endings
+from pipeline.endings import die_with_parent
 
-TAIL_LINES = 15
 KEPT_LINES = 400
 KEPT_LETTERS = 2**16
 """Of a line that has not ended."""
@@ -26,9 +25,6 @@ MARKS = re.compile(r"[\s^~]*")
 
 SECRETS = ("ASSAY_API_KEYS",)
 """Of the environment: an engine knows no clients."""
-
-PR_SET_PDEATHSIG = 1
-"""<linux/prctl.h>"""
 
 
 class Child:
@@ -78,10 +74,12 @@ class Child:
             await asyncio.wait_for(asyncio.shield(self._reading), 1)
         if self._kept and code > 128:  # as the keeper tells of it
             code = 128 - code
-        how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
         kept = list(self._tail)
-        causes = [line for line in kept[:-TAIL_LINES] if CAUSE.search(line)]
-        return "; ".join([how, *causes[:1], *kept[-TAIL_LINES:]])
+        if self._kept and code > 128:  # as the keeper tells of it
+            code = 128 - code
+        shown = endings.last_lines(kept)
+        causes = [line for line in kept[: -endings.TAIL_LINES] if CAUSE.search(line) and line not in shown]
+        return "; ".join([endings.words(code), *causes[:1], *shown])
 
     async def kill(self) -> None:
         """End it at once."""
@@ -120,15 +118,3 @@ async def _process(
         preexec_fn=first,
         start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which lets the engine finish first
     )
-
-
-def die_with_parent(parent: int) -> Callable[[], None]:
-    """Return what a new process must do first so that the kernel kills it when `parent` dies."""
-    libc = ctypes.CDLL(None)
-
-    def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before we could ask
-            os._exit(1)
-
-    return ask

@@ -38,7 +38,9 @@ class PythonEngine:
         with theirs:
             command = [sys.executable, "-m", "containers.engines.worker", *map(str, self._arguments)]
             self._child = await Child.start(
-                [*command, "--socket", str(theirs.fileno())], env=dict(os.environ), pass_fds=(theirs.fileno(),)
+                [*command, "--socket", str(theirs.fileno())],
+                env={**os.environ, "PYTHONFAULTHANDLER": "1"},
+                pass_fds=(theirs.fileno(),),
             )
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=LINE_BYTES)
         try:

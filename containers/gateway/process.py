@@ -1,5 +1,6 @@
 """A gateway in a process of its own on loopback: how figures are taken of the very server that an image runs."""
 
+import contextlib
 import json
 import os
 import queue
@@ -15,10 +16,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from containers.engines.child import die_with_parent
 from containers.gateway.settings import Settings
+from pipeline import endings
 from pipeline.compute import Compute
-from pipeline.errors import MeasurementError
+from pipeline.endings import die_with_parent
+from pipeline.errors import MeasurementError, NativeCrashError
 
 HOST = "127.0.0.1"
 TAIL_LINES = 15
@@ -61,9 +63,9 @@ class GatewayProcess:
             event = self._events.get()
             if event is None:
                 self._process.wait()
-                raise self._failed(f"ended with {self._process.returncode} before it was ready")
+                raise self.failure(f"the gateway {endings.words(self._process.returncode)} before it was ready")
             if event["event"] == "engine_failed":
-                raise self._failed(f"has an engine that does not come up: {event['why']}")
+                raise self.failure(f"the gateway has an engine that does not come up: {event['why']}")
             told[event["event"]] = event
         self.load_seconds = perf_counter() - began
         self.url = f"http://{HOST}:{told['listening']['port']}"
@@ -76,14 +78,14 @@ class GatewayProcess:
             return bytes(reply.read())
 
     def stop(self) -> None:
-        """Ask it to end, as whoever runs the image does. MeasurementError unless it drains and exits with 0."""
+        """Ask it to end, as whoever runs the image does. An error unless it drains and exits with 0."""
         self._process.send_signal(signal.SIGTERM)
         try:
             code = self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            raise self._failed(f"did not end within {STOP_SECONDS:g} s of SIGTERM") from None
+            raise self.failure(f"the gateway did not end within {STOP_SECONDS:g} s of SIGTERM") from None
         if code != 0:
-            raise self._failed(f"ended with {code} after SIGTERM")
+            raise self.failure(f"the gateway {endings.words(code)} after SIGTERM")
 
     def kill(self) -> None:
         """End it at once; its engine's processes go with it."""
@@ -91,10 +93,17 @@ class GatewayProcess:
         self._process.wait()
         self._reading.join()
 
-    def _failed(self, how: str) -> MeasurementError:
+    def failure(self, what: str, patience_seconds: float = 0.0) -> MeasurementError | NativeCrashError:
+        """Return the error for what went wrong, with the last lines: NativeCrashError where they tell of an engine's.
+
+        A client sees that its engine is gone before the gateway has told why: `patience_seconds` waits for that.
+        """
+        with contextlib.suppress(queue.Empty):
+            self._events.get(timeout=patience_seconds)
         if self._process.poll() is not None:
             self._reading.join()
-        return MeasurementError(f"the gateway {how}; its last lines:\n{self.last_lines}")
+        message = f"{what}; the gateway's last lines:\n{self.last_lines}"
+        return NativeCrashError(message) if endings.crashed(message) else MeasurementError(message)
 
     def _read(self) -> None:
         """Take its output all the time, so that it never blocks on a full pipe."""
@@ -114,7 +123,8 @@ def gateway(artifact: Path, *, compute: Compute, slots: int, flags: tuple[str, .
     """Serve an artifact's folder to this machine alone, without keys, on a free port, until the block ends.
 
     `flags` are more of the gateway's own. MeasurementError with its last lines when it does not come up, or does not
-    end well after a block that did; after a block that raised, it is killed.
+    end well after a block that did, NativeCrashError when it or its engine dies by a signal; after a block that raised,
+    it is killed.
     """
     sizes = ("--device", compute.device, "--threads", str(compute.threads), "--slots", str(slots))
     command = [sys.executable, "-m", "containers.gateway", "--artifact", str(artifact), *sizes, *flags]

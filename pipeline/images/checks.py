@@ -17,6 +17,7 @@ from evals.perplexity import Perplexity
 from evals.runner import Ids
 from evals.tokens import Tokens
 from evals.windows import Windows
+from pipeline import endings
 from pipeline.errors import BuildError, VerificationError
 from pipeline.images.container import Container
 from pipeline.progress import note
@@ -249,6 +250,7 @@ def drain(
         name="drain",
         passed=ended and refused and code == 0,
         found=f"the answer {'came to its end' if ended else 'was cut off'}, a new request "
-        f"{'was refused' if refused else 'was let in'}, exit code {code}",
-        expected="after SIGTERM: the answer at its end, a new request refused, exit code 0",
+        f"{'was refused' if refused else 'was let in'}, the server "
+        f"{'did not end' if code is None else endings.words(code)}",
+        expected="after SIGTERM: the answer at its end, a new request refused, the server exited with 0",
     )

@@ -4,6 +4,7 @@ The root file system is read-only, nothing is allowed to gain privileges, every 
 is the host's, since verification talks over loopback.
 """
 
+import json
 import os
 import secrets
 import shlex
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pipeline import endings
 from pipeline.errors import BuildError, RequirementError
 from pipeline.toolchains import runtimes
 
@@ -59,7 +61,8 @@ class Runtime:
             check=False,
         )
         if done.returncode != 0:
-            raise BuildError(f"{self.name} {arguments[0]} exited with {done.returncode}: {done.stderr.strip()[-2000:]}")
+            how = f"{self.name} {arguments[0]} {endings.words(done.returncode)}"
+            raise BuildError(f"{how}: {done.stderr.strip()[-2000:]}")
         return (done.stdout + (done.stderr if errors else "")).strip()
 
     def images(self) -> set[str]:
@@ -112,6 +115,20 @@ class Container:
         image = self._runtime.call("inspect", "--format", "{{.Image}}", self._id)
         flags = shlex.split(os.environ.get("ASSAY_CONTAINER_RUN_FLAGS", ""))
         return self._runtime.call("run", "--rm", *CAREFUL, *flags, "--entrypoint", program, image, *arguments)
+
+    @property
+    def ending(self) -> str:
+        """How its process ended, in words."""
+        form = "{{.State.ExitCode}} {{.State.OOMKilled}}"
+        code, starved = self._runtime.call("inspect", "--format", form, self._id).split()
+        return endings.words(int(code)) + (": its memory limit was too low" if starved == "true" else "")
+
+    @property
+    def engine_failure(self) -> str | None:
+        """Why the engine in it ended, as its gateway tells; None while none has."""
+        lines = self._runtime.call("logs", "--tail", str(LOG_LINES), self._id, errors=True).splitlines()
+        told = [json.loads(line) for line in lines if line.startswith("{") and '"event": "engine_failed"' in line]
+        return str(told[0]["why"]) if told else None
 
     def terminate(self) -> None:
         """Send SIGTERM, as an orchestrator does, and return at once."""

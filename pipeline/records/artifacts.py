@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pipeline.records.base import File, Record
+from pipeline.records.base import Failure, File, Record
 
 
 class Artifact(Record):
@@ -18,6 +18,8 @@ class Artifact(Record):
     """sha256 of the calibration windows."""
     unavailable: str | None = None
     """Why this artifact cannot exist, for this checkpoint or on this machine; then nothing below holds anything."""
+    failure: Failure | None = None
+    """With `unavailable`: its build, or that of the artifact it is built from, went wrong."""
     tools: dict[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     parameters: int | None = None

@@ -50,6 +50,31 @@ def problems(error: ValidationError) -> str:
     return "; ".join(found[:3]) + more
 
 
+class Failure(Record):
+    """Why a stage came to no result for an artifact, while the run went on: what the row of the report tells."""
+
+    stage: str
+    """The stage that failed; later ones carry it on."""
+    artifact: str
+    """Of which artifact: another one's where this one was built from that."""
+    reason: str
+    """One line."""
+    exit_code: int
+    """Of pipeline.errors, or 1 for an error that nobody foresaw."""
+    log: tuple[str, ...] = ()
+    """What was printed last, and the stack where there is one."""
+
+    @property
+    def words(self) -> str:
+        """What became of the artifact, in one line."""
+        return f"failed in `{self.stage}@{self.artifact}`: {self.reason}"
+
+    @property
+    def again(self) -> str:
+        """The command that tries the stage again; `dvc repro` then does what depends on it."""
+        return f"dvc repro --force --single-item {self.stage}@{self.artifact}"
+
+
 class File(Record):
     """One file of a folder."""
 

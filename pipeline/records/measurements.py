@@ -13,7 +13,7 @@ from evals.interference import Watched
 from evals.load import Level
 from evals.perplexity import Perplexity
 from evals.statistics import Estimate
-from pipeline.records.base import Record
+from pipeline.records.base import Failure, Record
 
 
 class Quality(Record):
@@ -23,6 +23,7 @@ class Quality(Record):
     artifact: str
     """Digest."""
     unavailable: str | None = None
+    failure: Failure | None = None
     windows: int | None = None
     perplexity: Perplexity | None = None
     log_perplexity_ratio: Estimate | None = None
@@ -70,6 +71,7 @@ class Tasks(Record):
     artifact: str
     """Digest."""
     unavailable: str | None = None
+    failure: Failure | None = None
     settings: dict[str, str] = Field(default_factory=dict)
     """Of evals.runner.Runner."""
     limit: int | None = None
@@ -162,6 +164,7 @@ class Latency(Record):
     name: str
     artifact: str
     unavailable: str | None = None
+    failure: Failure | None = None
     machine: str | None = None
     """Digest of the machine's fingerprint."""
     threads: int | None = None

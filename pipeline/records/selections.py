@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from evals.statistics import Estimate
-from pipeline.records.base import Record
+from pipeline.records.base import Failure, Record
 from pipeline.records.measurements import part_of
 
 
@@ -18,6 +18,9 @@ class Standing(Record):
     metrics: dict[str, Estimate | None]
     gates: tuple["Gate", ...] = ()
     unavailable: str | None = None
+    """Why it was not measured, or not all of it: then it is passed over, whatever figures there are."""
+    failure: Failure | None = None
+    """With `unavailable`: something went wrong, rather than being impossible here."""
     pareto: bool = False
     """No other artifact is as good in bytes, perplexity and served tokens/s and better in one of them."""
     disturbed: dict[str, str] = Field(default_factory=dict)

@@ -63,7 +63,15 @@ class Figure:
     plot: Literal["tradeoff", "throughput", "waits"]
 
 
-Block = Table | Prose | Items | Code | Figure
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """Lines that a program printed, folded away under a title."""
+
+    title: str
+    lines: tuple[str, ...]
+
+
+Block = Table | Prose | Items | Code | Figure | Log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

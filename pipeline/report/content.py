@@ -19,7 +19,7 @@ from pipeline.records import (
 )
 from pipeline.records.measurements import SERVED
 from pipeline.report import blocks, definitions, disturbance, evidence, plots, served, table
-from pipeline.report.blocks import Block, Cell, Figure, Items, Prose, Section, Table
+from pipeline.report.blocks import Block, Cell, Figure, Items, Log, Prose, Section, Table
 
 Recipe = Mapping[str, str | int | float | bool | None]
 
@@ -49,11 +49,13 @@ class Run:
 def sections(selection: Selection, run: Run) -> tuple[Section, ...]:
     """Return the whole report under its headings; `sentence` stands before them."""
     standings = [standing for standing in selection.ranking if not standing.unavailable]
-    missing = [standing for standing in selection.ranking if standing.unavailable]
+    missing = [standing for standing in selection.ranking if standing.unavailable and not standing.failure]
+    failed = [standing for standing in selection.ranking if standing.failure]
     ranking = [Section(title="Ranking", blocks=(table.ranking(selection), Prose(text=table.STAR)))]
+    broken = [Section(title="Failed", blocks=_failed(failed))] if failed else []
     unavailable = [Section(title="Unavailable", blocks=(_unavailable(missing),))] if missing else []
     measured = _measured(standings, selection, run) if standings else []
-    return tuple(ranking + unavailable + measured + _basis(selection, run))
+    return tuple(ranking + broken + unavailable + measured + _basis(selection, run))
 
 
 def _measured(standings: list[Standing], selection: Selection, run: Run) -> list[Section]:
@@ -113,16 +115,20 @@ def sentence(selection: Selection, concurrency: int) -> str:
     rule = " and ".join(limits)
     count = len(selection.ranking)
     passing = [standing for standing in selection.ranking if standing.rank is not None]
+    if all(standing.failure for standing in selection.ranking):
+        return f"**No artifact was measured**: every one of {count} failed."
     if selection.winner is None:
         return f"**No artifact passes**: none of {count} keeps {rule}." if rule else "**No artifact passes.**"
     among = f"of {len(passing)} artifacts (of {count}) that pass {rule}" if rule else f"of {count} artifacts"
     first = passing[0].metrics[metric]
+    failed = [standing.name for standing in selection.ranking if standing.failure]
+    but = f" Not counting {len(failed)} that failed: {', '.join(failed)}." if failed else ""
     text = f"**{selection.winner} wins**: {among}, it has the {aim}, {table.estimate(first, table.number)}"
     if len(passing) == 1:
-        return text + "."
+        return f"{text}.{but}"
     second = passing[1].metrics[metric]
     text += f", ahead of {passing[1].name} with {table.estimate(second, table.number)}"
-    return text + ("; their intervals overlap." if _overlap(first, second) else ".")
+    return text + ("; their intervals overlap." if _overlap(first, second) else ".") + but
 
 
 def _overlap(one: Estimate | None, other: Estimate | None) -> bool:
@@ -166,6 +172,23 @@ def _gates(standings: list[Standing]) -> tuple[Block, ...]:
 def _unavailable(missing: list[Standing]) -> Table:
     rows = [blocks.words(standing.name, standing.unavailable or "") for standing in missing]
     return blocks.table("What could not be built or run here, and why", ("artifact", "reason"), rows)
+
+
+def _failed(standings: list[Standing]) -> tuple[Block, ...]:
+    """Tell what went wrong for each artifact, what tries it again, and what was printed."""
+    rows, logs = [], []
+    for standing in standings:
+        failure = standing.failure
+        assert failure is not None
+        row = (standing.name, f"{failure.stage}@{failure.artifact}", failure.reason, f"`{failure.again}`")
+        rows.append((*blocks.words(*row), Cell(text=str(failure.exit_code), value=failure.exit_code)))
+        if failure.log and failure.artifact == standing.name:
+            logs.append(Log(title=f"What {failure.stage}@{standing.name} printed last", lines=failure.log))
+    note = (
+        "Nothing was concluded about these: they were passed over, and `dvc repro` ends with an error because of them."
+    )
+    header = ("artifact", "stage", "reason", "to try again, before `dvc repro`", "exit code")
+    return Prose(text=note), blocks.table("What went wrong, and where", header, rows), *logs
 
 
 def _floors(standings: list[Standing], selection: Selection, run: Run) -> tuple[Block, ...]:

@@ -1,10 +1,11 @@
 """report/report.md: the content as a pull request shows it."""
 
 from collections.abc import Sequence
+from html import escape
 
 from pipeline.records import Selection
 from pipeline.report import content, disturbance, table
-from pipeline.report.blocks import Block, Code, Figure, Items, Prose, Section, Table
+from pipeline.report.blocks import Block, Code, Figure, Items, Log, Prose, Section, Table
 
 
 def report(selection: Selection, run: content.Run) -> str:
@@ -45,5 +46,8 @@ def _block(block: Block) -> str | None:
             return "\n".join(f"- {item}" for item in items)
         case Code(text=text):
             return f"```sh\n{text}\n```"
+        case Log(title=title, lines=lines):
+            text = escape("\n".join(lines), quote=False)
+            return f"<details><summary>{escape(title)}</summary>\n\n<pre>{text}</pre>\n\n</details>"
         case Figure():
             return None  # its tables are there

@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.records import Selection
 from pipeline.report import content, disturbance, plots, table
-from pipeline.report.blocks import Block, Cell, Code, Figure, Items, Prose, Section, Table
+from pipeline.report.blocks import Block, Cell, Code, Figure, Items, Log, Prose, Section, Table
 
 HERE = Path(__file__).parent
 
@@ -159,6 +159,9 @@ def _block(block: Block, data: Mapping[str, Any]) -> str:
             return "<ul>" + "".join(f"<li>{_markup(item)}</li>" for item in items) + "</ul>"
         case Code(text=text):
             return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
+        case Log(title=title, lines=lines):
+            text = escape("\n".join(lines))
+            return f'<details><summary>{escape(title)}</summary><pre tabindex="0"><code>{text}</code></pre></details>'
         case Figure(plot=plot):
             return _plot(plot, data)
 

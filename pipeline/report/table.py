@@ -147,7 +147,7 @@ def plain(value: float | None, render: Callable[[float], str]) -> Cell:
 def mark(standing: Standing, winner: str | None) -> Mark | None:
     """Tell how an artifact's verdict is to be noticed."""
     if standing.unavailable:
-        return None
+        return "bad" if standing.failure else None
     return noticed(standing.missed) or ("winner" if standing.name == winner else "good")
 
 
@@ -180,6 +180,8 @@ def verdict(standing: Standing, winner: str | None) -> str:
     """Say in a few words why an artifact stands where it stands."""
     if standing.unavailable:
         reason = standing.unavailable
+        if standing.failure:
+            return reason
         return f"unavailable {reason}" if reason.startswith("here: ") else f"unavailable: {reason}"
     if standing.missed:
         return "; ".join(missed(gate) for gate in standing.missed)

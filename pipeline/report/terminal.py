@@ -21,6 +21,10 @@ def print_ranking() -> None:
         grid.add_row(*(cell.text for cell in row), style="bold green" if row[-1].mark == "winner" else None)
     out = console()
     out.print(grid)
+    for standing in selection.ranking:
+        if standing.failure is not None:
+            out.print(f"\n{standing.name} {standing.failure.words}", style="red", markup=False, highlight=False)
+            out.print(f"to try it again: {standing.failure.again}", markup=False, highlight=False)
     out.print(f"\n{table.STAR.replace('`', '')} Report: {paths.PAGE}, {paths.REPORT}")
     for line in (*disturbance.lines(selection), *_image()):
         out.print(line, highlight=False)

@@ -12,11 +12,11 @@ def write(selection: Selection, run: content.Run) -> None:
     backends = {name: str(recipe["backend"]) for name, recipe in run.recipes.items()}
     measured = {one.name: run.latency[one.name].served for one in selection.ranking if not one.unavailable}
     plots.write(paths.PLOTS, selection, backends, measured)
-    _replace(paths.REPORT, markdown.report(selection, run))
-    _replace(paths.PAGE, page.page(selection, run))
+    replace(paths.REPORT, markdown.report(selection, run))
+    replace(paths.PAGE, page.page(selection, run))
 
 
-def _replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str) -> None:
     """Put a new file in the place of an old one, which may be a link into DVC's cache."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")

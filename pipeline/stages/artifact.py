@@ -5,14 +5,14 @@ import time
 from pathlib import Path
 
 from evals import gpu_memory, memory
-from pipeline import digests, outputs, paths
+from pipeline import activity, digests, outputs, paths
 from pipeline.backends import AnyRecipe
 from pipeline.backends.common import checks, hf_tokenizer
 from pipeline.backends.contract import Built
 from pipeline.checkpoints import link
 from pipeline.errors import BuildError, RequirementError
 from pipeline.params import Params
-from pipeline.records import FILE, Artifact, Build, Checkpoint, Vocabulary
+from pipeline.records import FILE, Artifact, Build, Checkpoint, Failure, Vocabulary
 from pipeline.stages import hardware, prediction
 
 
@@ -20,14 +20,55 @@ def artifact(params: Params, name: str) -> None:
     """Fill artifacts/<name>/ and write measurements/build/<name>.json.
 
     An artifact that cannot exist for this checkpoint, or lacks hardware, gets a record that says why; one that this
-    machine lacks the tools or the room for, or whose build goes wrong, is an error.
+    machine lacks the tools or the room for, or whose build goes wrong, is an error (stages/failure.py).
     """
     recipe = params.artifacts[name]
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)
     original = link.ensure(checkpoint, params.checkpoint.source, paths.CHECKPOINT)
-    source = None if recipe.source == "checkpoint" else Artifact.load(Path(recipe.source) / FILE)
+    source = _source(recipe)
     folder = original if source is None else Path(recipe.source)
-    identity = Artifact(
+    identity = _identity(name, recipe, checkpoint, source)
+    if reason := _obstacle(recipe, source, folder) or hardware.lacking(name):
+        _without(identity, reason, source.failure if source else None)
+        return
+    _require(recipe, name)
+    foretold = prediction.predict(params, recipe, original)
+    prediction.require_room(params, name, foretold)
+    compute = params.compute()
+    start = time.perf_counter()
+    activity.note(f"building {name}")
+    with outputs.folder(paths.artifact(name)) as out, gpu_memory.watch(compute.device == "cuda") as gpu:
+        built = recipe.build(folder, paths.CORPUS, out, compute)
+        activity.note(f"reading {name} back")
+        record = _checked(recipe, built, identity, checkpoint, original, out)
+        record.save(out / FILE)
+    Build(
+        artifact=record.digest,
+        seconds=time.perf_counter() - start,
+        peak_rss_bytes=max(memory.peak_rss_bytes(), memory.peak_child_rss_bytes()),
+        device=compute.name,
+        peak_gpu_bytes=gpu.bytes,
+        tools=record.tools,
+        notes=record.notes,
+        predicted=prediction.record(foretold),
+    ).save(paths.build(name))
+
+
+def failed(params: Params, name: str, failure: Failure) -> None:
+    """Write both outputs for an artifact whose build went wrong: they say so, and hold nothing else."""
+    recipe = params.artifacts[name]
+    identity = _identity(name, recipe, Checkpoint.load(paths.CHECKPOINT / FILE), _source(recipe))
+    _without(identity, failure.words, failure)
+
+
+def _source(recipe: AnyRecipe) -> Artifact | None:
+    """Load the record of the artifact that a recipe starts from; None where that is the checkpoint."""
+    return None if recipe.source == "checkpoint" else Artifact.load(Path(recipe.source) / FILE)
+
+
+def _identity(name: str, recipe: AnyRecipe, checkpoint: Checkpoint, source: Artifact | None) -> Artifact:
+    """Return the record as far as it is known before anything is built."""
+    return Artifact(
         name=name,
         recipe=recipe.model_dump(),
         checkpoint=checkpoint.digest,
@@ -35,39 +76,23 @@ def artifact(params: Params, name: str) -> None:
         calibration=digests.of_file(paths.CORPUS / "calibration.npz"),
         digest="",
     )
-    reason = _obstacle(recipe, source, folder) or hardware.lacking(name)
-    if reason is None:
-        _require(recipe, name)
-    foretold = None if reason else prediction.predict(params, recipe, original)
-    if foretold is not None:
-        prediction.require_room(params, name, foretold)
-    compute = None if reason else params.compute()
-    start = time.perf_counter()
-    on_gpu = compute is not None and compute.device == "cuda"
-    with outputs.folder(paths.artifact(name)) as out, gpu_memory.watch(on_gpu) as gpu:
-        if compute is None:
-            record = identity.model_copy(update={"unavailable": reason, "digest": digests.of_value(reason)})
-        else:
-            built = recipe.build(folder, paths.CORPUS, out, compute)
-            record = _checked(recipe, built, identity, checkpoint, original, out)
+
+
+def _without(identity: Artifact, reason: str, failure: Failure | None) -> None:
+    """Write the outputs of an artifact that there is none of."""
+    update = {"unavailable": reason, "failure": failure, "digest": digests.of_value(reason)}
+    record = identity.model_copy(update=update)
+    with outputs.folder(paths.artifact(identity.name)) as out:
         record.save(out / FILE)
-    Build(
-        artifact=record.digest,
-        seconds=None if reason else time.perf_counter() - start,
-        peak_rss_bytes=None if reason else max(memory.peak_rss_bytes(), memory.peak_child_rss_bytes()),
-        device=compute.name if compute else None,
-        peak_gpu_bytes=gpu.bytes,
-        tools=record.tools,
-        notes=record.notes,
-        predicted=prediction.record(foretold) if foretold else None,
-    ).save(paths.build(name))
+    Build(artifact=record.digest, seconds=None, peak_rss_bytes=None).save(paths.build(identity.name))
 
 
 def _obstacle(recipe: AnyRecipe, source: Artifact | None, folder: Path) -> str | None:
     """Say why this artifact cannot be built on any machine, its source having been read; None where it can."""
     if source is not None:
         if source.unavailable is not None:
-            return f"{recipe.source} is unavailable: {source.unavailable}"
+            reason = hardware.unavailable(source)
+            return reason if source.failure else f"{recipe.source} is unavailable: {reason}"
         digests.check_files(folder, source.files)
     return recipe.refusal(json.loads((folder / "config.json").read_text(encoding="utf-8")))
 

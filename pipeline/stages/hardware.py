@@ -1,7 +1,9 @@
 """What becomes of an artifact on a machine that lacks the hardware for it: a row that says so, or an error."""
 
+import os
+
 from pipeline import paths
-from pipeline.errors import RequirementError
+from pipeline.errors import BuildError, RequirementError
 from pipeline.records import Artifact, Hardware
 
 
@@ -19,5 +21,13 @@ def lacking(name: str) -> str | None:
 
 
 def unavailable(artifact: Artifact) -> str | None:
-    """Say why an artifact cannot be measured: there is none, or it came from a machine that had what this one lacks."""
+    """Say why an artifact cannot be measured: there is none, or it came from a machine that had what this one lacks.
+
+    BuildError under ASSAY_STRICT for one whose build went wrong.
+    """
+    if artifact.failure is not None and os.environ.get("ASSAY_STRICT"):
+        raise BuildError(
+            f"{artifact.name} {artifact.failure.words}, and ASSAY_STRICT is set; "
+            f"`{artifact.failure.again}` tries it again"
+        )
     return artifact.unavailable or lacking(artifact.name)

@@ -17,12 +17,12 @@ from evals.load import Level, Slo, summarize
 from evals.load_client import LoadError, closed_loop
 from evals.runner import Ids, Runner
 from evals.windows import Windows
-from pipeline import digests, paths
+from pipeline import activity, digests, paths
 from pipeline.compute import Compute
-from pipeline.errors import MeasurementError
+from pipeline.errors import ParamsError
 from pipeline.params import RECIPE, LatencyParams, Params, ServingParams
 from pipeline.progress import note, track
-from pipeline.records import FILE, Artifact, Latency, Machine, Served, Spread, Timing, measurements
+from pipeline.records import FILE, Artifact, Failure, Latency, Machine, Served, Spread, Timing, measurements
 from pipeline.stages import hardware
 
 T = TypeVar("T")
@@ -30,14 +30,16 @@ T = TypeVar("T")
 PLACED = ("vllm", "tensorrt_llm")
 """Engines that are told how to use GPUs."""
 
+FAILURE_SECONDS = 3.0
+"""Within which a gateway whose engine is gone has told why."""
+
 
 def latency(params: Params, name: str) -> None:
     """Write measurements/latency/<name>.json, raw samples included."""
     folder = paths.artifact(name)
     artifact = Artifact.load(folder / FILE)
     if reason := hardware.unavailable(artifact):
-        unavailable = Latency(name=name, artifact=artifact.digest, unavailable=reason)
-        unavailable.save(paths.latency(name))
+        _without(artifact, reason, artifact.failure)
         return
     digests.check_files(folder, artifact.files)
     compute = params.compute()
@@ -53,6 +55,16 @@ def latency(params: Params, name: str) -> None:
         served=_served(params.serving, artifact, text, compute, parts),
         watched=parts.watched,
     ).save(paths.latency(name))
+
+
+def failed(_: Params, name: str, failure: Failure) -> None:
+    """Write the output for an artifact whose timing went wrong: it says so, and holds no times."""
+    _without(Artifact.load(paths.artifact(name) / FILE), failure.words, failure)
+
+
+def _without(artifact: Artifact, reason: str, failure: Failure | None) -> None:
+    record = Latency(name=artifact.name, artifact=artifact.digest, unavailable=reason, failure=failure)
+    record.save(paths.latency(artifact.name))
 
 
 class Parts:
@@ -82,6 +94,7 @@ def _in_process(wanted: LatencyParams, artifact: Artifact, text: Ids, compute: C
     """Time the engine by itself; return what the record holds of it."""
     (prompt,) = pieces(text, 1, wanted.prompt_tokens, "latency.prompt_tokens")
     recipe, folder = RECIPE.validate_python(artifact.recipe), paths.artifact(artifact.name)
+    activity.note(f"loading {artifact.name}")
     with gpu_memory.watch(compute.device == "cuda") as gpu, ExitStack() as stack:
 
         def load(_: int) -> tuple[Runner, float]:
@@ -123,6 +136,7 @@ def _served(wanted: ServingParams, artifact: Artifact, text: Ids, compute: Compu
     if placed:
         flags += ["--tensor-parallel", str(placed.tensor_parallel)]
         flags += ["--gpu-memory-fraction", str(placed.gpu_memory_fraction)]
+    activity.note(f"serving {artifact.name}")
     serving = gateway(paths.artifact(artifact.name), compute=compute, slots=slots, flags=tuple(flags))
     with gpu_memory.watch(compute.device == "cuda") as gpu, ExitStack() as stack:
         # The gateway's interpreter, and an engine's beside it.
@@ -178,17 +192,17 @@ def _level(wanted: ServingParams, server: GatewayProcess, name: str, streams: in
             track=lambda bodies: track(bodies, what, total=requests),
         )
     except LoadError as error:
-        raise MeasurementError(f"{what}: {error}; the gateway's last lines:\n{server.last_lines}") from error
+        raise server.failure(f"{what}: {error}", FAILURE_SECONDS) from error
     return summarize(exchanges, concurrency=streams, slo=Slo(**wanted.slo.model_dump()))
 
 
 def pieces(text: Ids, count: int, tokens: int, key: str) -> list[Ids]:
     """Take `count` pieces of a text, no two beginning at one place, so that no server knows a prompt's beginning.
 
-    They overlap where the text is short. MeasurementError naming `key` where it is too short even for that.
+    They overlap where the text is short. ParamsError naming `key` where it is too short even for that.
     """
     if len(text) < tokens + count - 1:
-        raise MeasurementError(
+        raise ParamsError(
             f"{key}: {tokens}, but the evaluation windows' {len(text)} tokens do not hold {count} different such pieces"
         )
     starts = np.linspace(0, len(text) - tokens, count).astype(int)

@@ -13,11 +13,11 @@ from evals.scoring import score
 from evals.statistics import exponential
 from evals.tokens import Tokens
 from evals.windows import Windows
-from pipeline import digests, paths
+from pipeline import activity, digests, paths
 from pipeline.errors import MeasurementError
 from pipeline.params import RECIPE, Params
 from pipeline.progress import track
-from pipeline.records import FILE, Artifact, Quality, Reference
+from pipeline.records import FILE, Artifact, Failure, Quality, Reference
 from pipeline.stages import hardware
 
 
@@ -26,12 +26,11 @@ def quality(params: Params, name: str) -> None:
     folder = paths.artifact(name)
     artifact = Artifact.load(folder / FILE)
     if reason := hardware.unavailable(artifact):
-        unavailable = Quality(name=name, artifact=artifact.digest, unavailable=reason)
-        unavailable.save(paths.quality(name))
-        Tokens.none().save(paths.tokens(name))
+        _without(artifact, reason, artifact.failure)
         return
     digests.check_files(folder, artifact.files)
     compute = params.compute()
+    activity.note(f"loading {name}")
     before = memory.rss_bytes()
     # One thread for numpy's products: more would wait for the runtime's own threads, which spin between their passes.
     one, on_gpu = threadpool_limits(1, user_api="blas"), gpu_memory.watch(compute.device == "cuda")
@@ -45,7 +44,19 @@ def quality(params: Params, name: str) -> None:
     tokens.save(paths.tokens(name))
 
 
+def failed(_: Params, name: str, failure: Failure) -> None:
+    """Write both outputs for an artifact whose scoring went wrong: they say so, and hold no figures."""
+    _without(Artifact.load(paths.artifact(name) / FILE), failure.words, failure)
+
+
+def _without(artifact: Artifact, reason: str, failure: Failure | None) -> None:
+    record = Quality(name=artifact.name, artifact=artifact.digest, unavailable=reason, failure=failure)
+    record.save(paths.quality(artifact.name))
+    Tokens.none().save(paths.tokens(artifact.name))
+
+
 def _measure(params: Params, name: str, artifact: Artifact, runner: Runner) -> tuple[Quality, Tokens]:
+    activity.note(f"scoring {name}")
     windows = Windows.load(paths.CORPUS / "evaluation.npz")
     reference = np.load(paths.REFERENCE / "nll.npy")
     comparison, again = Comparison(paths.REFERENCE), Comparison(paths.REFERENCE)

@@ -27,7 +27,7 @@ from pipeline.records import (
 )
 from pipeline.records.measurements import part_of
 from pipeline.report import content, disturbance, table, write
-from pipeline.stages import cost
+from pipeline.stages import cost, failure
 
 Measured = tuple[Quality, Latency, Tasks]
 
@@ -53,7 +53,7 @@ def selection(params: Params) -> None:
         one.name: {metric: _figure(value) for metric, value in one.metrics.items()}
         for one in sorted(result.ranking, key=lambda one: one.name)
     }
-    paths.METRICS.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write.replace(paths.METRICS, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     run = content.Run(
         checkpoint=Checkpoint.load(paths.CHECKPOINT / FILE),
         corpus=Corpus.load(paths.CORPUS / FILE),
@@ -74,7 +74,7 @@ def selection(params: Params) -> None:
     for line in disturbance.lines(result):
         note(line)
     if result.winner is None:
-        raise SelectionError(_nearest_miss(result))
+        raise SelectionError("\n".join([_nearest_miss(result), *failure.listed(result)]))
 
 
 def select(wanted: SelectionParams, measured: list[Measured], price: Cost | None = None) -> Selection:
@@ -84,7 +84,7 @@ def select(wanted: SelectionParams, measured: list[Measured], price: Cost | None
     """
     standings = [_standing(wanted, price, *one) for one in measured]
     available = [one for one in standings if not one.unavailable]
-    front = [one.name for one in available if not any(_dominates(other, one) for other in standings if other != one)]
+    front = [one.name for one in available if not any(_dominates(other, one) for other in available if other != one)]
     sign = 1 if wanted.objective.direction == "minimize" else -1
 
     def order(one: Standing) -> tuple[bool, bool, bool, float, str]:
@@ -210,12 +210,14 @@ def _standing(
     wanted: SelectionParams, price: Cost | None, quality: Quality, latency: Latency, tasks: Tasks
 ) -> Standing:
     found = metrics(quality, latency, tasks, wanted.concurrency, price)
+    missing = next((one for one in (quality, latency, tasks) if one.unavailable), None)
     return Standing(
         name=quality.name,
         rank=None,
         metrics=found,
-        gates=() if quality.unavailable else _gates(wanted, found, quality, latency, tasks),
-        unavailable=quality.unavailable,
+        gates=() if missing else _gates(wanted, found, quality, latency, tasks),
+        unavailable=missing.unavailable if missing else None,
+        failure=missing.failure if missing else None,
         disturbed=latency.disturbed(wanted.concurrency),
     )
 
@@ -278,7 +280,7 @@ def _nearest_miss(result: Selection) -> str:
 
     failing = [one for one in result.ranking if one.missed]
     if not failing:
-        return "selection: no artifact was measured; see report/report.md for the reasons"
+        return "selection: no artifact was measured; report/report.md has the reasons"
     nearest = min(failing, key=worst)
     misses = "; ".join(table.missed(gate) for gate in nearest.missed)
     open_ = [one.name for one in failing if any(gate.verdict == "busy machine" for gate in one.missed)]

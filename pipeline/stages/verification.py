@@ -144,7 +144,11 @@ def _wait(client: Client, running: Container) -> float:
     began = time.monotonic()
     while not client.ready():
         if not running.running:
-            raise VerificationError(f"the image ended before it was ready; its last lines:\n{running.last_lines}")
+            raise VerificationError(
+                f"the image {running.ending} before it was ready; its last lines:\n{running.last_lines}"
+            )
+        if (why := running.engine_failure) is not None:
+            raise VerificationError(f"the image has an engine that does not come up: the engine {why}")
         if time.monotonic() - began > READY_SECONDS:
             raise VerificationError(f"the image was not ready in {READY_SECONDS:g} s:\n{running.last_lines}")
         time.sleep(POLL_SECONDS)

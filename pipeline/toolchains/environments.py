@@ -97,7 +97,7 @@ def call(
 
     `what` names the work in errors and on the progress bar, `env` adds to the environment variables. The script sees
     its environment's packages alone, and Python hashes strings alike each time. BuildError with its last lines when it
-    raises, is killed, or does not return; it ends when this process does.
+    raises or does not return, NativeCrashError with its stack when it dies by a signal; it ends when this process does.
     """
     with tempfile.TemporaryDirectory(prefix="assay-") as scratch:
         given, result = Path(scratch) / "job.json", Path(scratch) / "result.json"
@@ -105,7 +105,7 @@ def call(
         processes.run(
             [environment.python, isolated.__file__, script.resolve(), given, result],
             what=what,
-            env={**_plain(), "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", **(env or {})},
+            env={**_plain(), "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", **(env or {})},
             cwd=Path(scratch),
             stdin=subprocess.PIPE,  # stays open and empty: its end tells the script that we are gone
             progress=progress,
@@ -169,9 +169,9 @@ def _install(name: str, requirements: Path, root: Path) -> None:
     command = [*pip, "install", "--progress-bar", "off", "-r", requirements.resolve()]
     try:
         processes.run(command, what=f"installing {name}", env=_plain(), progress=_collected(wanted))
+    except StorageError as error:
+        raise StorageError(f"{root}: no space left to install {name}; it needs {FREE_BYTES >> 20} MiB") from error
     except BuildError as error:
-        if "No space left on device" in str(error):
-            raise StorageError(f"{root}: no space left to install {name}; it needs {FREE_BYTES >> 20} MiB") from error
         raise BuildError(f"{error}\n`{sys.executable} -m pip config list` shows where pip looks") from error
     processes.run([*pip, "check"], what=f"pip check of {name}", env=_plain())
 

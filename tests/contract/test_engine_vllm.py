@@ -19,7 +19,7 @@ from containers.engines.contract import EngineError, Sampling, Token, Unsupporte
 from containers.engines.vllm.engine import VllmEngine
 from containers.gateway.process import gateway
 from pipeline.compute import Compute
-from pipeline.errors import MeasurementError
+from pipeline.errors import NativeCrashError
 from pipeline.records import FILE, Artifact, Gpu, Placement
 from tests import standin_vllm as standin
 
@@ -303,7 +303,10 @@ def test_the_whole_family_ends_with_the_gateway(
     seen = tmp_path / "seen"
     wish(monkeypatch, seen=str(seen))
     _with_gpu(tmp_path, monkeypatch)
-    with pytest.raises(MeasurementError, match="ended with -9"), gateway(artifact, compute=ON_GPU, slots=2) as served:
+    with (
+        pytest.raises(NativeCrashError, match="was killed by SIGKILL"),
+        gateway(artifact, compute=ON_GPU, slots=2) as served,
+    ):
         served.kill()
     _gone(json.loads(seen.read_text())["engine"])
 

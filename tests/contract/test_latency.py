@@ -16,7 +16,7 @@ from evals.load import Exchange
 from evals.load_client import LoadError, closed_loop
 from pipeline import paths
 from pipeline.compute import Compute
-from pipeline.errors import MeasurementError, RequirementError
+from pipeline.errors import MeasurementError, NativeCrashError, ParamsError, RequirementError
 from pipeline.params import Params, load
 from pipeline.records import FILE, Artifact, Latency
 from pipeline.stages.artifact import artifact
@@ -168,7 +168,7 @@ def test_a_gateway_that_dies_under_load_is_an_error(built: Path) -> None:
             with pytest.raises(LoadError, match="hung up or fell silent"):
                 drive(served, [[1, 300 + number] for number in range(400)], output_tokens=200)
 
-    with pytest.raises(MeasurementError, match="the gateway ended with -9 after SIGTERM"):
+    with pytest.raises(NativeCrashError, match=r"the gateway was killed by SIGKILL .* after SIGTERM"):
         drive_until_it_dies()
 
 
@@ -182,7 +182,7 @@ def test_an_engine_that_does_not_come_up_is_an_error_with_its_words(built: Path,
     fails = pytest.raises(MeasurementError, match=r"has an engine that does not come up: .*exited with")
     with fails, gateway(tmp_path, compute=Compute(threads=1), slots=1):
         pass
-    fails = pytest.raises(MeasurementError, match=r"ended with 2 before it was ready(.|\n)*cannot be read")
+    fails = pytest.raises(MeasurementError, match=r"exited with 2 before it was ready(.|\n)*cannot be read")
     with fails, gateway(tmp_path / "nothing", compute=Compute(threads=1), slots=1):
         pass
     assert time.monotonic() - began < 60
@@ -199,5 +199,5 @@ def test_pieces_of_a_text_begin_at_different_places() -> None:
     found = pieces(text, 31, 10, "serving.prompt_tokens")
     assert len({int(piece[0]) for piece in found}) == 31
     assert {len(piece) for piece in found} == {10}
-    with pytest.raises(MeasurementError, match=r"serving.prompt_tokens: 10, but .* do not hold 32 different"):
+    with pytest.raises(ParamsError, match=r"serving.prompt_tokens: 10, but .* do not hold 32 different"):
         pieces(text, 32, 10, "serving.prompt_tokens")

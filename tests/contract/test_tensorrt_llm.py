@@ -136,7 +136,7 @@ def test_calibration_takes_every_window_as_it_is(
     [
         ("version", "this is TensorRT-LLM 1.1.0, and 1.2.1 is asked for"),
         ("oom", r"CUDA out of memory(.|\n)*lower max_batch_size \(4\), max_sequence_tokens \(1024\)"),
-        ("killed", "killed by signal 9(.|\n)*for want of main memory"),
+        ("killed", "killed by SIGKILL(.|\n)*for want of main memory"),
         ("fails", "could not find any implementation for node"),
         ("unquantized", 'quantization.quant_algo is null, and "W8A16" was asked for'),
         ("engine-unquantized", 'quantization.quant_algo is null, and "W8A16" was asked for'),

@@ -161,4 +161,4 @@ def test_a_server_that_dies_of_sigterm_is_found_out(
     found = checks.drain(client, built.windows.ids[0][:16], 400, child.kill, lambda: child.wait(60))
     assert not found.passed
     assert "was cut off" in found.found
-    assert "exit code -9" in found.found
+    assert "the server was killed by SIGKILL" in found.found

@@ -22,8 +22,9 @@ GATED = "trtllm-fp8"
 """Of the profile for GPUs, which the machine that runs this test need not have."""
 MOST_RSS_BYTES = 300 * 10**6
 """What llama-server and the gateway need for a model of this size, and no runtime of Python's does."""
-IMAGE = {"engine", "image", "verification"}
-"""Stages whose outputs are too large to be kept twice: a clone makes them again, to the same digest."""
+IMAGE = {"engine", "image", "verification", "outcome"}
+"""Stages whose outputs are too large to be kept twice: a clone makes them again, to the same digest.
+And what looks at the last of them."""
 
 
 pytestmark = pytest.mark.timeout(1800)

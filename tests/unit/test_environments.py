@@ -94,7 +94,7 @@ def run(job):
     ("body", "words"),
     [
         ("def run(job): raise ValueError('no such layer')", r"adding exited with 1.*\n.*ValueError: no such layer"),
-        ("import os\ndef run(job): os.kill(os.getpid(), 9)", "adding was killed by signal 9"),
+        ("import os\ndef run(job): os.kill(os.getpid(), 9)", "adding was killed by SIGKILL"),
         ("import os\ndef run(job): os._exit(0)", "without a result"),
     ],
     ids=["raises", "killed", "ends"],

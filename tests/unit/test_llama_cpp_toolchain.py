@@ -119,7 +119,7 @@ def test_a_finished_build_is_found_again_and_not_repeated(machine: Path) -> None
     assert folders(machine) == [built.root.name]
 
 
-@pytest.mark.parametrize(("failure", "message"), [("compiler", "no such header"), ("killed", "exited with -9")])
+@pytest.mark.parametrize(("failure", "message"), [("compiler", "no such header"), ("killed", "was killed by SIGKILL")])
 def test_an_interrupted_build_leaves_nothing_that_is_trusted(
     failure: str, message: str, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

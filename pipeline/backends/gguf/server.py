@@ -4,12 +4,10 @@ Nothing lighter does it: chat templates are not in llama.cpp's C interface, and 
 takes BOS off what a template wrote when the tokenizer adds one, and fills in for roles that a template lacks.
 """
 
-import ctypes
 import functools
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 import tempfile
@@ -19,8 +17,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline import endings
 from pipeline.backends.contract import Render
-from pipeline.errors import BuildError, MeasurementError
+from pipeline.errors import BuildError, MeasurementError, NativeCrashError
 from pipeline.records import Message
 from pipeline.toolchains import llama_cpp
 
@@ -34,9 +33,6 @@ OPTIONS = (
     *("--ctx-size", "256", "--parallel", "1", "--threads", "1", "--cache-ram", "0", "--fit", "off", "-ngl", "0"),
 )
 """Templates as when serving; the rest only keeps loading cheap."""
-
-PR_SET_PDEATHSIG = 1
-"""<linux/prctl.h>"""
 
 
 @contextmanager
@@ -61,7 +57,7 @@ def renderer(path: Path) -> Iterator[Render]:
 
 @contextmanager
 def _server(path: Path) -> Iterator[Path]:
-    """Run a server on a socket of its own; MeasurementError when it does not take the file."""
+    """Run a server on a socket of its own; MeasurementError when it does not take the file, or dies of it."""
     tool = llama_cpp.find().tool("llama-server")
     env = {name: value for name, value in os.environ.items() if not name.startswith("LLAMA_")}
     with tempfile.TemporaryDirectory(prefix="assay-") as folder:
@@ -74,7 +70,7 @@ def _server(path: Path) -> Iterator[Path]:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_die_with_parent,
+                preexec_fn=endings.die_with_parent(os.getpid()),
             )
         try:
             _wait(process, address, log)
@@ -82,10 +78,6 @@ def _server(path: Path) -> Iterator[Path]:
         finally:
             process.kill()
             process.wait()
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _wait(process: "subprocess.Popen[bytes]", address: Path, log: Path) -> None:
@@ -99,7 +91,8 @@ def _wait(process: "subprocess.Popen[bytes]", address: Path, log: Path) -> None:
         except OSError:
             pass  # it does not listen yet
         time.sleep(0.02)
-    raise MeasurementError(f"llama-server exited with {process.returncode}; its last lines: {_tail(log)}")
+    how = f"llama-server {endings.words(process.returncode)}"
+    raise (NativeCrashError if endings.crashed(how) else MeasurementError)(f"{how}; its last lines: {_tail(log)}")
 
 
 def _tail(log: Path) -> str:

@@ -16,7 +16,7 @@ from pipeline.backends.tensorrt_llm import target as targets
 from pipeline.backends.tensorrt_llm.place import Place
 from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
 from pipeline.backends.tensorrt_llm.target import Target
-from pipeline.errors import BuildError
+from pipeline.errors import BuildError, NativeCrashError
 from pipeline.toolchains import isolated
 
 INSIDE = Path(__file__).parent / "inside"
@@ -31,7 +31,7 @@ OUT_OF_GPU_MEMORY = re.compile(
 )
 """As torch, TensorRT and the CUDA driver say it."""
 
-KILLED = re.compile(r"was killed by signal 9|exited with 137")
+KILLED = re.compile(r"was killed by SIGKILL|tells of SIGKILL")
 """By the kernel: of a process here, and of one in a container."""
 
 
@@ -169,5 +169,5 @@ def _explained(recipe: TensorRtLlm, error: BuildError) -> BuildError:
             f"raise tensor_parallel ({recipe.tensor_parallel}), or end other programs on this GPU"
         )
     if KILLED.search(str(error)):
-        return BuildError(f"{error}\nthe system ended it, most often for want of main memory (see `dmesg`)")
+        return NativeCrashError(f"{error}\nthe system ended it, most often for want of main memory (see `dmesg`)")
     return error

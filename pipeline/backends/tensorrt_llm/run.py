@@ -13,13 +13,14 @@ from typing import Any, cast
 import numpy as np
 
 from evals.runner import Ids, Logits, Prompt
+from pipeline import endings
 from pipeline.backends.tensorrt_llm import commands, place
 from pipeline.backends.tensorrt_llm import target as targets
 from pipeline.backends.tensorrt_llm.inside.score import MAGIC
 from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
 from pipeline.compute import Compute
-from pipeline.errors import MeasurementError
-from pipeline.processes import TAIL_LINES
+from pipeline.errors import MeasurementError, NativeCrashError
+from pipeline.processes import KEPT_LINES
 
 SCORE = Path(__file__).parent / "inside" / "score.py"
 
@@ -35,7 +36,7 @@ class Pipe:
 
     def __init__(self, command: Sequence[str], folder: Path, what: str) -> None:
         self.what = what
-        self._tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._tail: deque[str] = deque(maxlen=KEPT_LINES)
         self._child = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -102,13 +103,16 @@ class Pipe:
         assert self._child.stderr is not None
         for line in self._child.stderr:
             if text := line.decode(errors="replace").strip():
-                self._tail.append(f"  {text}")
+                self._tail.append(text)
 
-    def _ended(self) -> MeasurementError:
+    def _ended(self) -> MeasurementError | NativeCrashError:
         code = self._child.wait()
         self._reader.join(timeout=5)
-        how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-        return MeasurementError(f"{self.what} {how}; its last lines:\n" + "\n".join(self._tail))
+        how = f"{self.what} {endings.words(code)}"
+        message = "\n".join(
+            [f"{how}; its last lines:", *(f"  {line}" for line in endings.last_lines(list(self._tail)))]
+        )
+        return NativeCrashError(message) if endings.crashed(how) else MeasurementError(message)
 
 
 class TensorRtLlmRunner:

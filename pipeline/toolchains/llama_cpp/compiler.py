@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pipeline import machine, processes
-from pipeline.errors import BuildError, ParamsError, RequirementError
+from pipeline.errors import ParamsError, RequirementError
 from pipeline.progress import LOG_INTERVAL_SECONDS
 
 FLAGS = (
@@ -165,5 +165,4 @@ def _ninja(command: list[str], env: dict[str, str]) -> None:
             process.terminate()
             raise
     if process.returncode != 0:
-        lines = "\n".join(f"  {line}" for line in tail)
-        raise BuildError(f"compiling llama.cpp exited with {process.returncode}; its last lines:\n{lines}")
+        raise processes.failure("compiling llama.cpp", process.returncode, tail)

@@ -4,6 +4,7 @@ Not started directly, so that it ends with us: a container outlives the client t
 kernels on a GPU that the next build wants.
 """
 
+import signal
 import subprocess
 import sys
 from typing import Any
@@ -13,7 +14,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     """Run the job's command; exit as it does."""
     code = subprocess.run(job["command"], check=False).returncode
     if code < 0:
-        print(f"trtllm-build was killed by signal {-code}", flush=True)  # noqa: T201 (these are the last lines)
+        print(f"trtllm-build was killed by {signal.Signals(-code).name}", flush=True)  # noqa: T201 (these are the last lines)
     if code != 0:
         sys.exit(1)
     return {}

@@ -124,7 +124,7 @@ def _tools_by_hand(work: Path, clone: Path) -> Tools:
     pip: list[str | Path] = [python, "-m", "pip"]
     pinned: list[str | Path] = ["--no-cache-dir", "--constraint", clone / "constraints.txt"]
     run([*pip, "install", *pinned, *BARE_TOOLS], work)
-    pin = llama_cpp.read_pin(llama_cpp.PIN)
+    pin = llama_cpp.pin()
     source = [f"{pin.project}=={pin.version}", "--no-binary", ":all:", "--no-deps", "--no-build-isolation"]
     run([*pip, "download", "--no-cache-dir", *source, "--dest", work], work)
     (archive,) = work.glob("*.tar.gz")

@@ -6,6 +6,7 @@
 # ASSAY_FAIL_ON, "worse" if not set, is what makes it fail, "never" for nothing; ASSAY_TARGET is how far the flow goes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH="$PWD/.venv/bin:$PATH"
 base=$1 out=$2
 
 mkdir -p "$out"

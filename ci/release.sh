@@ -7,6 +7,7 @@
 # login of docker or podman. With ASSAY_CHANNEL, such as stable, that tag is pointed at the new image as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH="$PWD/.venv/bin:$PATH"
 version=${1#v}
 : "${ASSAY_REGISTRY:?is not set: host/repository that the image goes to}"
 

@@ -24,6 +24,9 @@ FLOW = {
     }
 }
 
+WHO = {f"GIT_{role}_{what}": "t@example.invalid" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
 Artifacts = Mapping[str, Mapping[str, Any]]
 
 
@@ -62,13 +65,17 @@ class Repository:
         self.run("git", "add", "-A")
         self.run("git", "commit", "-qm", message)
 
+    def type(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Type commands into a fresh shell there: of the environment's programs it knows none until it is activated."""
+        env = {"HOME": str(self.folder), "LANG": "C.UTF-8", "PATH": SYSTEM_PATH, "PYTHONPATH": str(ROOT)}
+        command = ["bash", "--norc", "-euxc", script]
+        env |= {"NO_PROXY": "*", **WHO, **self.variables}
+        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command there, with the tools of this environment and nobody's settings of git."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        who = {
-            f"GIT_{role}_{what}": "t@example.invalid" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
-        }
-        env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_PROXY": "*", **who, **self.variables}
+        env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "NO_PROXY": "*", **WHO, **self.variables}
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")

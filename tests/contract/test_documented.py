@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,12 @@ def _finished(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     for name in ("params.yaml", ".gitignore"):
         shutil.copy(ROOT / name, made.folder)
     with (made.folder / ".gitignore").open("a") as ignored:
-        ignored.write("/comparison/\n/models\n/profiles/\n/hf/\n/release.json\n/verification.json\n/report/\n")
+        ignored.write("/.venv\n/comparison/\n/models\n/profiles/\n/hf/\n/release.json\n/verification.json\n/report/\n")
     made.commit("second run")
     made.run("dvc", "exp", "run", "-q", "-n", "trial", "-S", "run.yaml:artifacts.q8.loss=0.003")
     made.run("git", "checkout", "-q", "--", ".")
     made.run("dvc", "checkout", "-q")
+    (made.folder / ".venv").symlink_to(sys.prefix)
     (made.folder / "models").symlink_to(ROOT / "models")
     shutil.copytree(ROOT / "profiles", made.folder / "profiles")
     return made
@@ -100,7 +102,7 @@ def test_what_a_page_says_to_type_works_in_its_order(
     if "assay publish" in script:
         for name in ("q4", "q8"):
             runs.write_artifact(workspace.folder, name, {f"{name}.gguf": os.urandom(5000)})
-    done = workspace.run("bash", "-euxc", script, check=False)
+    done = workspace.type(script)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     if page.name == "remotes.md":
         ran = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]

@@ -29,15 +29,18 @@ class Workspace:
         self.environment = environment
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
+        here = Path(sys.executable).with_name(command[0])
+        started = [str(here) if here.exists() else command[0], *command[1:]]
+        done = subprocess.run(started, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")
         return done
 
     @property
     def env(self) -> dict[str, str]:
-        # The stages say `python`; it must be the one that runs this test.
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        # Nothing of the environment is on PATH: the stages say `python`, and find the one that `dvc` was started with.
+        programs = str(Path(sys.executable).parent)
+        path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if part != programs)
         return {**os.environ, "PATH": path, "PYTHONPATH": str(self.folder), **self.environment}
 
     def repro(self, *arguments: str) -> list[str]:

@@ -31,6 +31,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(source, target)
     subprocess.run(["git", "init", "-q", folder], check=True)
+    (folder / ".venv").symlink_to(sys.prefix)
     for block in blocks(PAGE):
         if block.kind == "file":
             (folder / block.value).parent.mkdir(exist_ok=True)

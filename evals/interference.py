@@ -83,8 +83,8 @@ class Watched:
 
 
 LOST_CORES = 0.1
-"""Most that others, the hypervisor and a limit may take together of the processors that are wanted. docs/report.md
-shows what was measured: 0.18 of 2 already cost served throughput far more than two runs differ by."""
+"""Most that others, the hypervisor and a limit may take together of the processors that are wanted. docs/report.md has
+what more than that costs served throughput, from a part to nearly all of it, and what was not measured."""
 
 RESOLUTION_SECONDS = 0.05
 """Less is not judged: the kernel counts in hundredths of a second, on each processor and for each process."""

@@ -418,7 +418,8 @@ def test_a_tied_head_is_taken_in_floats_once(checkpoint: Path, ids: Ids, tmp_pat
     artifact = build(recipe, source, tmp_path / "artifact")
     with inspected(recipe, artifact, tied) as (_, problems):
         assert problems == []
-    expected = logits(float_model(tied, unpacked(source, 4, 64)), ids)
+    stored = unpacked(source, 4, 64)
+    expected = logits(float_model(tied, stored | {"lm_head.weight": stored["model.embed_tokens.weight"]}), ids)
     with recipe.open(artifact, Compute(threads=2)) as runner:
         np.testing.assert_allclose(score(runner, ids), expected, atol=5e-3)
 

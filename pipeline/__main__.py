@@ -270,8 +270,12 @@ def _lock(_: argparse.Namespace) -> None:
     """Run `images lock`."""
     from pipeline.images import wheels
 
+    known: wheels.Known = {}
     for path in wheels.locked():
-        print(f"{path}: {wheels.lock(path)} packages")
+        failed = wheels.lock(path, known)
+        print(f"{path}: {len(wheels.read(path))} packages")
+        for target, reason in failed.items():
+            print(f"  not for Python {target}: {reason}", file=sys.stderr)
 
 
 def _pin(_: argparse.Namespace) -> None:

@@ -25,6 +25,12 @@ CONFIG = "application/vnd.oci.image.config.v1+json"
 LAYER = "application/vnd.oci.image.layer.v1.tar"
 INDEX = "application/vnd.oci.image.index.v1+json"
 
+PLATFORMS: Mapping[str, Mapping[str, str]] = {
+    "x86_64": {"architecture": "amd64", "os": "linux"},
+    "aarch64": {"architecture": "arm64", "os": "linux", "variant": "v8"},
+}
+"""What a configuration and an index say of an image, by what uname calls the machine that runs it."""
+
 BLOCK_BYTES = 2**20
 
 
@@ -222,8 +228,8 @@ class Layout:
         if annotations:
             manifest["annotations"] = dict(annotations)
         descriptor = self.add_json(manifest, MANIFEST)
-        platform = {name: config[name] for name in ("architecture", "os")}
-        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [descriptor.json() | {"platform": platform}]}
+        entry = descriptor.json() | {"platform": platform(config)}
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}
         (self.root / "index.json").write_text(canonical_json(index), encoding="utf-8")
         return descriptor.digest
 
@@ -250,6 +256,11 @@ def write_tar(stream: Writable, entries: Iterable[Entry]) -> None:
                 with entry.content.open("rb") as source:
                     info.size = os.fstat(source.fileno()).st_size
                     tar.addfile(info, source)
+
+
+def platform(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a configuration says of the machines that its image is for."""
+    return {name: config[name] for name in ("architecture", "os", "variant") if name in config}
 
 
 def base_annotations(name: str, digest: str) -> dict[str, str]:

@@ -136,8 +136,7 @@ def _config(
     assert isinstance(history, list)
     environment = [*inner["Env"], *(f"{name}={value}" for name, value in {**ENVIRONMENT, **more}.items())]
     return {
-        "architecture": engine["architecture"],
-        "os": engine["os"],
+        **oci.platform(engine),
         "config": {**CONFIG, "Env": environment, "Labels": dict(labels)},
         "rootfs": {"type": "layers", "diff_ids": [*rootfs["diff_ids"], *(layer.digest for _, layer in added)]},
         "history": [*history, *({"created_by": f"assay image: {kind}"} for kind, _ in added)],

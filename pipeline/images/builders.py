@@ -3,13 +3,16 @@
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, get_args
 
-from pipeline import processes
+from pipeline import digests, oci, processes
 from pipeline.errors import BuildError, RequirementError
+from pipeline.images import cache, rootless
 from pipeline.images.bases import Base, Bases
 
 Name = Literal["buildah", "podman", "docker"]
@@ -34,13 +37,58 @@ class Builder:
         else:
             _containers(self.name, context, bases, layout)
 
+    def python(self, reference: str) -> str:
+        """Ask an image, named with its digest, for the version of its python3, such as 3.13.
+
+        RequirementError when it cannot be pulled or has none.
+        """
+        base = Base(name=reference.partition("@")[0], digest=reference.partition("@")[2], python="")
+
+        def fill(folder: Path) -> None:
+            with TemporaryDirectory(dir=folder) as scratch:
+                context, layout = Path(scratch) / "context", Path(scratch) / "layout"
+                context.mkdir()
+                (context / "Containerfile").write_text(ASKING, encoding="utf-8")
+                try:
+                    self.build(context, Bases(runtime=base, build=base), layout)
+                except BuildError as error:
+                    raise RequirementError(f"no base image: {reference} has no python3 that runs: {error}") from error
+                (folder / "version").write_bytes(_only_file(oci.Layout.open(layout)))
+
+        folder = cache.folder(f"python-{digests.of_value(reference)[:16]}", fill)
+        return (folder / "version").read_text(encoding="utf-8").strip()
+
+
+ASKING = """ARG RUNTIME
+ARG BUILD
+FROM ${RUNTIME} AS asked
+RUN python3 -c "import sys; print('%d.%d' % sys.version_info[:2])" > /assay-python
+FROM scratch
+COPY --from=asked /assay-python /assay-python
+"""
+
+
+def _only_file(layout: oci.Layout) -> bytes:
+    """Return the bytes of the one file that an image holds."""
+    for layer in layout.layers:
+        with tarfile.open(layout.path(layer.digest)) as tar:
+            for member in tar:
+                if member.isfile() and (file := tar.extractfile(member)):
+                    return file.read()
+    raise BuildError(f"{layout.root}: holds no file")
+
 
 def find() -> Builder:
-    """Return the first that is here. RequirementError when there is none."""
+    """Return the first that works here. RequirementError, with what would help, when there is none."""
+    lacks = []
     for name in get_args(Name):
-        if shutil.which(name) and (version := _version(name)) is not None:
+        if not shutil.which(name):
+            continue
+        if name != "docker" and (lack := rootless.lack(name)) is not None:
+            lacks.append(f"{name}: {lack}")
+        elif (version := _version(name)) is not None:
             return Builder(name=name, version=version)
-    raise RequirementError(f"nothing here builds images: {REMEDY}")
+    raise RequirementError(f"nothing here builds images: {'; '.join(lacks) or REMEDY}")
 
 
 def _version(name: Name) -> str | None:

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline import endings
 from pipeline.errors import BuildError, RequirementError
+from pipeline.images import rootless
 from pipeline.toolchains import runtimes
 
 CAREFUL = (
@@ -100,9 +101,11 @@ class Container:
 
     @property
     def user_id(self) -> int:
-        """The user that its first process runs as, seen from outside."""
-        status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
-        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:")))
+        """The user that its first process runs as, by the container's own numbers."""
+        process = Path("/proc") / str(self.pid)
+        status = (process / "status").read_text(encoding="utf-8")
+        outside = int(next(line.split()[1] for line in status.splitlines() if line.startswith("Uid:")))
+        return rootless.inside(outside, (process / "uid_map").read_text(encoding="utf-8"))
 
     @property
     def last_lines(self) -> str:
@@ -148,7 +151,10 @@ def find() -> Runtime:
     """Return the runtime that is here. RequirementError, with what would help, when there is none."""
     if (command := runtimes.find()) is None:
         raise RequirementError("no container runtime: `apt-get install podman` brings one")
-    return Runtime(command)
+    runtime = Runtime(command)
+    if runtime.name == "podman" and (lack := rootless.lack("podman")) is not None:
+        raise RequirementError(f"podman starts no container here: {lack}")
+    return runtime
 
 
 @contextmanager

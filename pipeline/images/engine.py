@@ -33,7 +33,7 @@ def build(name: EngineName, builder: Builder, bases: Bases) -> Path:
     def fill(folder: Path) -> None:
         with TemporaryDirectory(dir=folder) as scratch:
             target = Path(scratch) / "context"
-            context(name, target)
+            context(name, target, bases.runtime.python)
             builder.build(target, bases, Path(scratch) / "built")
             layout = _tidied(oci.Layout.open(Path(scratch) / "built"), folder / "layout", bases.runtime)
         Engine(
@@ -41,6 +41,8 @@ def build(name: EngineName, builder: Builder, bases: Bases) -> Path:
             digest=layout.image.digest,
             base=bases.runtime.name,
             base_digest=bases.runtime.digest,
+            python=bases.runtime.python,
+            packages=wheels.installed(name, bases.runtime.python),
             builder=f"{builder.name} {builder.version}",
             inputs=inputs,
             bytes=sum(layer.size for layer in layout.layers),
@@ -61,13 +63,13 @@ def _inputs(name: str, bases: Bases) -> dict[str, str]:
     return found
 
 
-def context(name: str, into: Path) -> None:
+def context(name: str, into: Path, python: str) -> None:
     """Gather what the Containerfile copies: nothing is downloaded while it is built."""
     room = ROOT / "containers" / name
     shutil.copytree(room, into, ignore=shutil.ignore_patterns("__pycache__"))
     (into / "wheelhouse").mkdir()
     for requirements in wheels.files(room):
-        for wheel in wheels.house(requirements).iterdir():
+        for wheel in wheels.house(requirements, python).iterdir():
             shutil.copy2(wheel, into / "wheelhouse" / wheel.name)
     if name == "llama_cpp":
         _llama_cpp(into)
@@ -97,8 +99,7 @@ def _tidied(built: oci.Layout, into: Path, base: Base) -> oci.Layout:
     for layer in built.layers:
         layout.take(built, layer)
     config: Mapping[str, object] = {
-        "architecture": built.config["architecture"],
-        "os": built.config["os"],
+        **oci.platform(built.config),
         "config": {"Env": built.config["config"].get("Env", [])},
         "rootfs": built.config["rootfs"],
         "history": [{"created_by": f"{base.name} and an engine of Assay"} for _ in built.layers],

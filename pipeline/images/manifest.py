@@ -3,6 +3,7 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -22,16 +23,27 @@ class Pin(Record):
     """Registry, repository and tag."""
     digest: str | None = None
     """None until it was looked up."""
-    python: str = "3.11"
+    python: str
     """Of the image, which wheels are chosen for."""
 
 
+class Suite(Record):
+    """One release of a distribution."""
+
+    distribution: Literal["debian", "ubuntu"]
+    python: str
+    """Of its package python3."""
+
+
 class Debootstrap(Record):
-    """Debian packages that make up a base image."""
+    """A distribution's packages that make up a base image."""
 
     suite: str
+    """Codename of the release that is taken on a machine of none of `suites`."""
     runtime: tuple[str, ...]
     build: tuple[str, ...]
+    suites: dict[str, Suite]
+    """By codename."""
 
 
 class Images(Record):

@@ -7,7 +7,7 @@ signature to say.
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.images import wheels
+from pipeline.images import sbom
 from pipeline.records import Artifact, Checkpoint, Corpus, Engine, Image
 from pipeline.toolchains import llama_cpp
 
@@ -59,8 +59,8 @@ def _dependencies(
     if engine.name == "llama_cpp":
         pin = llama_cpp.pin()
         found.append({"uri": f"pkg:pypi/{pin.project}@{pin.version}", "digest": {"sha256": pin.sha256}})
-    for wheel in wheels.installed(engine.name):
-        found.append({"uri": f"pkg:pypi/{wheel.name}@{wheel.version}", "digest": {"sha256": wheel.sha256}})
+    for one in engine.packages:
+        found.append({"uri": sbom.purl(one), "digest": {"sha256": one.sha256}})
     return found
 
 

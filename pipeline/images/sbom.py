@@ -4,22 +4,23 @@ Written as plain JSON: cyclonedx-python-lib 11 has no model cards, which are the
 against its schema (cyclonedx.org/docs/1.6/json).
 """
 
+import re
 import tarfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from evals.statistics import Estimate
 from pipeline import oci
-from pipeline.images import manifest, wheels
-from pipeline.records import Artifact, Checkpoint, Image, Standing
+from pipeline.images import manifest
+from pipeline.records import Artifact, Checkpoint, Engine, Image, Package, Standing
 from pipeline.toolchains import llama_cpp
 
-STATUS = "var/lib/dpkg/status"
+STATUS, RELEASE = "var/lib/dpkg/status", "usr/lib/os-release"
 
 
 def bom(
-    image: Image, engine: str, layout: oci.Layout, artifact: Artifact, checkpoint: Checkpoint, standing: Standing
+    image: Image, engine: Engine, layout: oci.Layout, artifact: Artifact, checkpoint: Checkpoint, standing: Standing
 ) -> dict[str, Any]:
     """Describe an image; equal images give equal documents, so it has no time stamp and a serial number made of it."""
     assert image.digest is not None
@@ -31,14 +32,15 @@ def bom(
         "purl": f"pkg:oci/{image.name.rpartition('/')[2]}@{image.digest.replace(':', '%3A')}",
         "hashes": [_sha256(image.digest)],
     }
+    publisher = distribution(layout)
     components = [
         _model(artifact, checkpoint, standing),
-        *_python(engine),
-        *(_debian(package) for package in debian_packages(layout)),
+        *map(_python, engine.packages),
+        *(_debian(package, publisher) for package in debian_packages(layout)),
     ]
-    if engine == "llama_cpp":
+    if engine.name == "llama_cpp":
         components.append(_llama_cpp())
-    if manifest.load().public(engine) is not None:
+    if manifest.load().public(engine.name) is not None:
         components.append(_runtime(image))
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
@@ -97,17 +99,20 @@ def _metric(name: str, found: Estimate) -> dict[str, Any]:
     return metric
 
 
-def _python(engine: str) -> Iterator[dict[str, Any]]:
-    for one in wheels.installed(engine):
-        purl = f"pkg:pypi/{one.name}@{one.version}"
-        yield {
-            "bom-ref": purl,
-            "type": "library",
-            "name": one.name,
-            "version": one.version,
-            "purl": purl,
-            "hashes": [_sha256(one.sha256)],
-        }
+def purl(package: Package) -> str:
+    """Return a Python package's address as package-url writes it."""
+    return f"pkg:pypi/{package.name}@{_quoted(package.version)}"
+
+
+def _python(package: Package) -> dict[str, Any]:
+    return {
+        "bom-ref": purl(package),
+        "type": "library",
+        "name": package.name,
+        "version": package.version,
+        "purl": purl(package),
+        "hashes": [_sha256(package.sha256)],
+    }
 
 
 def _runtime(image: Image) -> dict[str, Any]:
@@ -125,38 +130,49 @@ def _runtime(image: Image) -> dict[str, Any]:
 
 def _llama_cpp() -> dict[str, Any]:
     pin = llama_cpp.pin()
-    purl = f"pkg:pypi/{pin.project}@{pin.version}"
+    address = f"pkg:pypi/{pin.project}@{pin.version}"
     return {
-        "bom-ref": purl,
+        "bom-ref": address,
         "type": "library",
         "name": pin.project,
         "version": pin.version,
-        "purl": purl,
+        "purl": address,
         "hashes": [_sha256(pin.sha256)],
         "licenses": [{"license": {"id": "MIT"}}],
         "description": "llama.cpp (llama-server and its libraries) and its Python bindings, built from this source",
     }
 
 
-def _debian(package: dict[str, str]) -> dict[str, Any]:
-    purl = f"pkg:deb/debian/{package['Package']}@{_quoted(package['Version'])}?arch={package['Architecture']}"
+def _debian(package: dict[str, str], publisher: str) -> dict[str, Any]:
+    address = f"pkg:deb/{publisher}/{package['Package']}@{_quoted(package['Version'])}?arch={package['Architecture']}"
     return {
-        "bom-ref": purl,
+        "bom-ref": address,
         "type": "library",
         "name": package["Package"],
         "version": package["Version"],
-        "purl": purl,
+        "purl": address,
     }
 
 
 def debian_packages(layout: oci.Layout) -> list[dict[str, str]]:
     """List what dpkg installed, by the topmost layer that holds its status; none for an image without dpkg."""
+    return list(_paragraphs(_topmost(layout, STATUS)))
+
+
+def distribution(layout: oci.Layout) -> str:
+    """Return the distribution's name of itself, such as ubuntu; that of dpkg's own where an image does not say."""
+    found = re.search(r"^ID=\"?([a-z0-9._-]+)", _topmost(layout, RELEASE), re.MULTILINE)
+    return found[1] if found else "debian"
+
+
+def _topmost(layout: oci.Layout, name: str) -> str:
+    """Return a file's text by the topmost layer that holds it, '' where none does."""
     for layer in reversed(layout.layers):
         with tarfile.open(layout.path(layer.digest)) as tar:
             for member in tar:
-                if member.name.removeprefix("./") == STATUS and (file := tar.extractfile(member)):
-                    return list(_paragraphs(file.read().decode()))
-    return []
+                if member.name.removeprefix("./") == name and (file := tar.extractfile(member)):
+                    return file.read().decode()
+    return ""
 
 
 def _paragraphs(text: str) -> Iterable[dict[str, str]]:

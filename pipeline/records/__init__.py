@@ -6,7 +6,7 @@ hosts, peak memory and paths are provenance and go to `measurements/`.
 
 from pipeline.records.artifacts import Artifact, Build, Predicted
 from pipeline.records.base import FILE, Failure, File, Record, canonical_json
-from pipeline.records.images import Check, Engine, Image, Layer, Referrer, Release, Verification
+from pipeline.records.images import Check, Engine, Image, Layer, Package, Referrer, Release, Verification
 from pipeline.records.inputs import Builders, Gpu, Hardware, Machine, Revision, Source, Sources
 from pipeline.records.measurements import (
     EngineName,
@@ -54,6 +54,7 @@ __all__ = [
     "Layer",
     "Machine",
     "Message",
+    "Package",
     "Placement",
     "Predicted",
     "Quality",

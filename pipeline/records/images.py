@@ -8,6 +8,15 @@ from pipeline.records.base import Record
 from pipeline.records.measurements import EngineName
 
 
+class Package(Record):
+    """A Python package of an image."""
+
+    name: str
+    version: str
+    sha256: str
+    """Of the file that was installed."""
+
+
 class Engine(Record):
     """The engine's image: base, runtime and Python packages, but no weights; or the reason why there is none."""
 
@@ -17,8 +26,12 @@ class Engine(Record):
     digest: str | None = None
     """Of the manifest."""
     base: str | None = None
-    """Name of the base image, such as docker.io/library/python:3.11-slim-bookworm, or debootstrap."""
+    """Name of the base image, such as docker.io/library/python:3.13-slim-trixie, or debootstrap and the release."""
     base_digest: str | None = None
+    python: str | None = None
+    """Version of the base's, such as 3.13, which the packages are for."""
+    packages: tuple[Package, ...] = ()
+    """What was installed into it, beside what the base brings."""
     builder: str | None = None
     """buildah, podman or docker, with its version."""
     inputs: dict[str, str] = Field(default_factory=dict)

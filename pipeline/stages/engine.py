@@ -25,7 +25,8 @@ def engine(params: Params) -> None:
     name = served.engine
     try:
         builder = builders.find()  # first, because making a base takes a minute
-        built = images.build(name, builder, bases.of_engine(name, params.image.base, lookup.digest))
+        found = bases.of_engine(name, params.image.base, lookup.digest, builder.python)
+        built = images.build(name, builder, found)
     except RequirementError as error:
         if os.environ.get("ASSAY_STRICT"):
             raise

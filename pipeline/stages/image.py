@@ -96,7 +96,7 @@ def _fill(out: Path, params: Params, identity: Image, engine: Engine, artifact: 
         }
     )
     record.save(out / FILE)
-    bom = sbom.bom(record, engine.name, layout, artifact, checkpoint, standing)
+    bom = sbom.bom(record, engine, layout, artifact, checkpoint, standing)
     _write(out / "sbom.cdx.json", bom)
     wanted = params.image.model_dump(mode="json")
     _write(out / "provenance.json", provenance.statement(record, engine, artifact, checkpoint, corpus, wanted))

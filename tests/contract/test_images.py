@@ -37,22 +37,23 @@ def test_digests_are_looked_up_in_the_registry_and_what_is_not_there_is_reported
             repository = Repository(session)
             for blob in layout.blobs:
                 repository.push_blob(layout.path(blob.digest), blob)
-            repository.push_manifest(layout.read(layout.image), oci.MANIFEST, "3.11")
+            repository.push_manifest(layout.read(layout.image), oci.MANIFEST, "3.13")
         path = tmp_path / "images.toml"
         path.write_text(
-            f'[runtime]\nimage = "{host}/team/python:3.11"\n[build]\nimage = "{host}/team/gcc:12"\n'
-            '[debootstrap]\nsuite = "bookworm"\nruntime = []\nbuild = []\n'
+            f'[runtime]\nimage = "{host}/team/python:3.13"\npython = "3.13"\n'
+            f'[build]\nimage = "{host}/team/gcc:14"\npython = "3.13"\n'
+            '[debootstrap]\nsuite = "trixie"\nruntime = []\nbuild = []\nsuites = {}\n'
         )
         monkeypatch.setattr(manifest, "PATH", path)
         monkeypatch.setattr(manifest.load, "__defaults__", (path,))
         monkeypatch.setattr(manifest.write_digest, "__defaults__", (path,))
         found, failed = lookup.pin()
-        assert found == {f"{host}/team/python:3.11": digest}
-        assert list(failed) == [f"{host}/team/gcc:12"]
+        assert found == {f"{host}/team/python:3.13": digest}
+        assert list(failed) == [f"{host}/team/gcc:14"]
         images = manifest.load(path)
         assert (images.runtime.digest, images.build.digest) == (digest, None)
     with pytest.raises(RegistryError):
-        lookup.digest(f"{host}/team/python:3.11")
+        lookup.digest(f"{host}/team/python:3.13")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     try:
         builder = builders.find()
         container.find()
-        found = bases.find(None, lookup.digest)
+        found = bases.of_engine("llama_cpp", None, lookup.digest, builder.python)
     except RequirementError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("image")

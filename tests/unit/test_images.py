@@ -1,5 +1,6 @@
 """What goes into an image, and what is written about it, without building one."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from pipeline.records import (
     EngineName,
     Image,
     Latency,
+    Package,
     Placement,
     Revision,
     Served,
@@ -167,6 +169,13 @@ def no_lookup(reference: str) -> str:
     raise RegistryError(f"{reference}: no answer")
 
 
+def no_question(reference: str) -> str:
+    raise AssertionError(f"{reference}: its Python is known")
+
+
+PYTHONS = frozenset(wheels.PYTHONS)
+
+
 def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
     path = tmp_path / "images.toml"
     path.write_text(text)
@@ -177,15 +186,22 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
 
 UNPINNED = """# a comment
 [runtime] # why
-image = "registry.example.com/python:3.11"
+image = "registry.example.com/python:3.13"
+python = "3.13"
 
 [build]
-image = "registry.example.com/gcc:12"
+image = "registry.example.com/gcc:14"
+python = "3.13"
 
 [debootstrap]
-suite = "bookworm"
+suite = "trixie"
 runtime = ["python3"]
 build = ["python3", "g++"]
+
+[debootstrap.suites]
+bookworm = { distribution = "debian", python = "3.11" }
+trixie = { distribution = "debian", python = "3.13" }
+noble = { distribution = "ubuntu", python = "3.12" }
 """
 
 
@@ -194,7 +210,7 @@ def test_a_digest_is_written_under_its_image_and_nothing_else_changes(tmp_path: 
     path.write_text(UNPINNED)
     manifest.write_digest("build", DIGEST, path)
     manifest.write_digest("build", DIGEST.replace("a", "c"), path)
-    assert path.read_text() == UNPINNED.replace('gcc:12"\n', f'gcc:12"\ndigest = "{DIGEST.replace("a", "c")}"\n')
+    assert path.read_text() == UNPINNED.replace('gcc:14"\n', f'gcc:14"\ndigest = "{DIGEST.replace("a", "c")}"\n')
     assert manifest.load(path).build.digest == DIGEST.replace("a", "c")
     assert manifest.load(path).runtime.digest is None
 
@@ -203,9 +219,10 @@ def test_a_pinned_base_is_used_by_digest(tmp_path: Path, monkeypatch: pytest.Mon
     path = images(tmp_path, monkeypatch, UNPINNED)
     for section in ("runtime", "build"):
         manifest.write_digest(section, DIGEST, path)
-    found = bases.find(None, no_lookup)
-    assert found.runtime.reference == f"registry.example.com/python:3.11@{DIGEST}"
-    assert found.build.reference == f"registry.example.com/gcc:12@{DIGEST}"
+    found = bases.find(None, PYTHONS, no_lookup, no_question)
+    assert found.runtime.python == "3.13"
+    assert found.runtime.reference == f"registry.example.com/python:3.13@{DIGEST}"
+    assert found.build.reference == f"registry.example.com/gcc:14@{DIGEST}"
 
 
 def test_without_digests_debian_packages_are_the_base(
@@ -213,25 +230,66 @@ def test_without_digests_debian_packages_are_the_base(
 ) -> None:
     images(tmp_path, monkeypatch, UNPINNED)
     monkeypatch.setattr(debootstrap, "missing", lambda: None)
-    monkeypatch.setattr(debootstrap, "layout", lambda wanted, kind: engine)
-    found = bases.find(None, no_lookup)
-    assert (found.runtime.name, found.runtime.digest) == ("debootstrap", engine.image.digest)
-    assert "made of Debian packages" in capsys.readouterr().err
+    monkeypatch.setattr(debootstrap, "layout", lambda wanted, suite, kind: engine)
+    monkeypatch.setattr(debootstrap, "codename", lambda: "noble")
+    found = bases.find(None, PYTHONS, no_lookup, no_question)
+    assert (found.runtime.name, found.runtime.digest) == ("debootstrap:noble", engine.image.digest)
+    assert found.runtime.python == found.build.python == "3.12"
+    assert "the base is made of noble's packages" in capsys.readouterr().err
+
+
+def test_a_base_is_of_this_machines_release_where_wheels_are_locked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images(tmp_path, monkeypatch, UNPINNED)
+    wanted = manifest.load().debootstrap
+    for here, pythons, suite in (
+        ("bookworm", PYTHONS, "bookworm"),
+        ("noble", PYTHONS, "noble"),
+        ("jammy", PYTHONS, "trixie"),  # not in the table
+        ("", PYTHONS, "trixie"),
+        ("noble", {"3.11"}, "bookworm"),  # the default has another Python, too
+    ):
+        monkeypatch.setattr(debootstrap, "codename", lambda here=here: here)
+        assert debootstrap.suite(wanted, pythons) == suite
+    with pytest.raises(RequirementError, match=r"no release has Python 3\.14 .*trixie has 3\.13"):
+        debootstrap.suite(wanted, {"3.14"})
 
 
 def test_without_any_base_it_says_what_would_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images(tmp_path, monkeypatch, UNPINNED)
     monkeypatch.setattr(debootstrap, "missing", lambda: "mmdebstrap is not installed")
     with pytest.raises(RequirementError, match=r"assay images pin.*apt-get install mmdebstrap"):
-        bases.find(None, no_lookup)
+        bases.find(None, PYTHONS, no_lookup, no_question)
 
 
 def test_another_base_is_looked_up_and_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images(tmp_path, monkeypatch, UNPINNED)
     monkeypatch.setenv("ASSAY_BASE", "localhost:5000/mine:1")
-    assert bases.find("registry.example.com/other:1", lambda _: DIGEST).runtime.name == "localhost:5000/mine:1"
+    asked = []
+
+    def ask(reference: str) -> str:
+        asked.append(reference)
+        return "3.13"
+
+    found = bases.find("registry.example.com/other:1", PYTHONS, lambda _: DIGEST, ask)
+    assert found.runtime.name == "localhost:5000/mine:1"
+    assert asked == [f"localhost:5000/mine:1@{DIGEST}"]
+    assert found.build.name == "registry.example.com/gcc:14"
     with pytest.raises(RequirementError, match="no answer"):
-        bases.find(None, no_lookup)
+        bases.find(None, PYTHONS, no_lookup, ask)
+
+
+def test_packages_are_installed_with_the_python_of_ones_own_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Layout
+) -> None:
+    images(tmp_path, monkeypatch, UNPINNED)
+    monkeypatch.setattr(debootstrap, "layout", lambda wanted, suite, kind: engine)
+    found = bases.find("mine:1", PYTHONS, lambda _: DIGEST, lambda _: "3.12")
+    assert (found.runtime.name, found.runtime.python) == ("mine:1", "3.12")
+    assert (found.build.name, found.build.python) == ("debootstrap:noble", "3.12")
+    with pytest.raises(RequirementError, match=r"mine:1 has Python 3\.10, and wheels are locked for 3\.11, 3\.12"):
+        bases.find("mine:1", PYTHONS, lambda _: DIGEST, lambda _: "3.10")
 
 
 def test_no_builder_is_a_requirement(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -246,9 +304,39 @@ def test_every_package_of_an_image_is_pinned_as_the_environment_is() -> None:
     files = wheels.locked()
     assert files
     for file in files:
-        assert {one.name: one.version for one in wheels.read(file)} == {
-            one.name: pinned[one.name] for one in wheels.read(file)
-        }
+        for one in wheels.read(file):
+            assert one.version.partition("+")[0] == pinned[one.name], f"{file}: {one.name}"
+
+
+def test_a_lock_holds_a_wheel_for_every_python_and_machine_that_it_names(tmp_path: Path) -> None:
+    for file in wheels.locked():
+        names = [one.name for one in wheels.read(file)]
+        assert len(names) == len(set(names))
+    for engine in ("llama_cpp", "onnxruntime"):
+        assert wheels.pythons(engine, "x86_64") == PYTHONS
+    assert "3.11" in wheels.pythons("transformers", "x86_64")
+    assert wheels.pythons("vllm", "x86_64") == {"3.12"}
+
+
+def test_a_python_without_wheels_is_a_requirement_that_names_the_file(tmp_path: Path) -> None:
+    room = tmp_path / "some"
+    room.mkdir()
+    path = room / "requirements.txt"
+    path.write_text(f"# All found for: 3.11 x86_64, 3.11 aarch64\nnumpy==2.2.6 --hash=sha256:{'a' * 64}\n")
+    with pytest.raises(RequirementError, match=r"some/requirements\.txt has no wheels for Python 3\.13.*image\.base"):
+        wheels.house(path, "3.13")
+
+
+def test_pip_is_told_the_machine_that_wheels_are_for() -> None:
+    flags = list(wheels.Target(python="3.13", machine="aarch64").flags)
+    platforms = {value for name, value in itertools.pairwise(flags) if name == "--platform"}
+    assert {"manylinux_2_28_aarch64", "manylinux2014_aarch64", "linux_aarch64"} <= platforms
+    assert not any(name.endswith("x86_64") or name.startswith("manylinux1_") for name in platforms)
+    assert {value for name, value in itertools.pairwise(flags) if name == "--abi"} == {
+        "cp313",
+        "abi3",
+        "none",
+    }
 
 
 def test_a_requirement_without_a_hash_is_refused(tmp_path: Path) -> None:
@@ -266,7 +354,8 @@ def records() -> dict[str, Any]:
             digest=DIGEST,
         ),
         "engine": Engine(
-            name="llama_cpp", digest=DIGEST, base="debootstrap", base_digest=DIGEST, builder="buildah 1.28.2"
+            name="llama_cpp", digest=DIGEST, base="debootstrap:trixie", base_digest=DIGEST, builder="buildah 1.28.2",
+            python="3.13", packages=(Package(name="torch", version="2.13.0+cpu", sha256="5" * 64),),
         ),
         "artifact": Artifact(
             name="gguf-q4", recipe={"backend": "gguf", "quantization": "Q4_0"}, checkpoint="2" * 64,
@@ -289,8 +378,8 @@ def records() -> dict[str, Any]:
 def test_the_bill_of_materials_follows_its_schema_and_holds_the_measurements(engine: Layout) -> None:
     given = records()
     parts = given["artifact"], given["checkpoint"], given["standing"]
-    made = sbom.bom(given["image"], "llama_cpp", engine, *parts)
-    assert made == sbom.bom(given["image"], "llama_cpp", engine, *parts)
+    made = sbom.bom(given["image"], given["engine"], engine, *parts)
+    assert made == sbom.bom(given["image"], given["engine"], engine, *parts)
     error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(made))
     assert error is None, error
     kinds = {component["name"]: component for component in made["components"]}
@@ -299,14 +388,25 @@ def test_the_bill_of_materials_follows_its_schema_and_holds_the_measurements(eng
     assert card == [{"type": "perplexity_ratio", "value": "1", "confidenceInterval": interval}]
     assert kinds["libc6"]["purl"] == "pkg:deb/debian/libc6@2.36-9%2Bdeb12u14?arch=amd64"
     assert "gone" not in kinds
-    assert {"numpy", "fastapi", "llama-cpp-python"} <= kinds.keys()
+    assert kinds["torch"]["purl"] == "pkg:pypi/torch@2.13.0%2Bcpu"
+    assert kinds["torch"]["hashes"] == [{"alg": "SHA-256", "content": "5" * 64}]
+    assert "llama-cpp-python" in kinds
+
+
+def test_packages_of_ubuntu_are_named_as_ubuntus(tmp_path: Path) -> None:
+    layout = Layout.create(tmp_path / "ubuntu")
+    files = {"/var/lib/dpkg/status": STATUS, "/usr/lib/os-release": 'NAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\n'}
+    layer = layout.add_layer(Entry(path=PurePosixPath(path), content=text.encode()) for path, text in files.items())
+    layout.finish({"architecture": "amd64", "os": "linux", "rootfs": {}}, [layer], {})
+    assert sbom.distribution(layout) == "ubuntu"
 
 
 def test_the_bill_of_materials_names_a_runtime_that_came_as_an_image(engine: Layout) -> None:
     given = records()
     base = {"base": "docker.io/vllm/vllm-openai:v1", "base_digest": DIGEST}
     parts = given["artifact"], given["checkpoint"], given["standing"]
-    made = sbom.bom(given["image"].model_copy(update=base), "vllm", engine, *parts)
+    served = given["engine"].model_copy(update={"name": "vllm"})
+    made = sbom.bom(given["image"].model_copy(update=base), served, engine, *parts)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(made)) is None
     (runtime,) = (one for one in made["components"] if one["type"] == "container")
     assert (runtime["name"], runtime["version"]) == ("docker.io/vllm/vllm-openai", "v1")
@@ -324,6 +424,7 @@ def test_provenance_names_everything_that_went_in() -> None:
     assert known["code"] == {"gitCommit": "c" * 40}
     assert known["base"] == {"sha256": DIGEST[7:]}
     assert any(name.startswith("pkg:pypi/llama-cpp-python@") for name in known)
+    assert known["pkg:pypi/torch@2.13.0%2Bcpu"] == {"sha256": "5" * 64}
     assert all(digest for digest in known.values())
 
 
@@ -338,11 +439,13 @@ def test_a_runtime_that_is_an_image_is_the_base(tmp_path: Path, monkeypatch: pyt
     path = images(tmp_path, monkeypatch, UNPINNED + VLLM)
     monkeypatch.setenv("ASSAY_BASE", "localhost:5000/mine:1")
     with pytest.raises(RequirementError, match=r"no runtime image for vllm: .*vllm:v1.*assay images pin"):
-        bases.of_engine("vllm", None, no_lookup)
+        bases.of_engine("vllm", None, no_lookup, no_question)
     manifest.write_digest("vllm", DIGEST, path)
-    found = bases.of_engine("vllm", None, no_lookup)
+    found = bases.of_engine("vllm", None, no_lookup, no_question)
+    assert found.runtime.python == "3.12"
     assert found.runtime.reference == found.build.reference == f"registry.example.com/vllm:v1@{DIGEST}"
-    assert bases.of_engine("onnxruntime", None, lambda _: DIGEST).runtime.name == "localhost:5000/mine:1"
+    own = bases.of_engine("onnxruntime", None, lambda _: DIGEST, lambda _: "3.11")
+    assert own.runtime.name == "localhost:5000/mine:1"
 
 
 def test_images_of_gpu_runtimes_are_of_the_versions_whose_flags_were_read() -> None:

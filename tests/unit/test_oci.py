@@ -71,6 +71,15 @@ def test_a_written_layout_reads_back(tmp_path: Path) -> None:
     assert layout.image.platform == {"architecture": "amd64", "os": "linux"}
 
 
+def test_an_image_for_arm_says_so_in_its_index(tmp_path: Path) -> None:
+    layout = Layout.create(tmp_path / "arm")
+    layer = layout.add_layer([Entry(path=PurePosixPath("/file"), content=b"x")])
+    config = {**oci.PLATFORMS["aarch64"], "rootfs": {"type": "layers", "diff_ids": [layer.digest]}}
+    layout.finish(config, [layer], {})
+    assert layout.image.platform == {"architecture": "arm64", "os": "linux", "variant": "v8"}
+    assert layout.config["architecture"] == "arm64"
+
+
 def test_damage_is_found(tmp_path: Path) -> None:
     layout = build(tmp_path / "layout", entries(tmp_path))
     blob = layout.path(layout.layers[0].digest)

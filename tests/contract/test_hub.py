@@ -477,4 +477,4 @@ def test_dataset_at_a_commit(server: Hub) -> None:
     with pytest.raises(CorpusError, match="keep one"):
         read(f"hf://datasets/org/texts@{commit}/data", "main")
     assert server.paths(r"own\.py") == [], "no dataset's code comes unasked"
-    assert [d.text for d in read("hf://datasets/org/texts/own.py").documents] == ["raise SystemExit"]
+    assert [d.text for d in read("hf://datasets/org/texts/own.py", commit).documents] == ["raise SystemExit"]

@@ -22,6 +22,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 LOG_LINES, LINE_LETTERS, REASON_LETTERS = 60, 400, 240
 """At most of a log, of a line of it, and of a reason, which stands in a table."""
 
+LAST_LINES = re.compile(r"; (its|the gateway's) last lines:$")
+"""How a message goes on to its second line, which is the log's first."""
+
 SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|KEY|CREDENTIAL", re.IGNORECASE)
 """Environment variables whose values belong in no report."""
 SECRET_LETTERS = 8
@@ -44,7 +47,7 @@ def keep(params: Params, stage: str, name: str, error: Exception) -> Failure:
     failure = Failure(
         stage=stage,
         artifact=name,
-        reason=_public(lines[0] if lines else type(error).__name__, REASON_LETTERS),
+        reason=_public(LAST_LINES.sub("", lines[0]) if lines else type(error).__name__, REASON_LETTERS),
         exit_code=error.exit_code if isinstance(error, AssayError) else 1,
         log=tuple(_public(line, LINE_LETTERS) for line in log[-LOG_LINES:]),
     )

@@ -128,7 +128,7 @@ def _make(command: list[str], mirrors: str, folder: Path) -> None:
     with TemporaryDirectory(dir=folder) as scratch:
         tar, list_ = Path(scratch) / "root.tar", Path(scratch) / "sources.list"
         list_.write_text(mirrors, encoding="utf-8")
-        asked = [command[0], mode, *command[1:], tar, *([list_] if mirrors else [])]
+        asked: list[str | Path] = [command[0], mode, *command[1:], tar, *([list_] if mirrors else [])]
         environment = {**os.environ, "SOURCE_DATE_EPOCH": "0"}
         processes.run(asked, what="making a base image of the distribution's packages", env=environment)
         layer = made.add_file(tar, oci.LAYER)

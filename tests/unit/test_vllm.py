@@ -92,8 +92,8 @@ def test_what_an_image_is_built_of(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     house = tmp_path / "house"
     house.mkdir()
     (house / "a-1-py3-none-any.whl").touch()
-    monkeypatch.setattr(wheels, "house", lambda _: house)
-    images.context("vllm", tmp_path / "context")
+    monkeypatch.setattr(wheels, "house", lambda requirements, python: house)
+    images.context("vllm", tmp_path / "context", "3.12")
     found = sorted(path.relative_to(tmp_path / "context").as_posix() for path in (tmp_path / "context").rglob("*.*"))
     assert found == ["requirements.txt", "wheelhouse/a-1-py3-none-any.whl"]
     assert (tmp_path / "context" / "Containerfile").read_text() == (GOLDEN / "Containerfile").read_text()

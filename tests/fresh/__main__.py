@@ -19,14 +19,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from tests.fresh import small
 from tests.fresh.distributions import DISTRIBUTIONS, USER, USER_ID, root
 from tests.fresh.machine import Machine, started
 
-ROOT = Path(__file__).parents[2]
 ARTIFACTS = ("gguf-q8_0", "onnx-int4")
 
 
@@ -92,15 +91,7 @@ def _demo(machine: Machine, row: Row) -> None:
 
 
 def _clone(machine: Machine, target: Path) -> None:
-    """Clone the commit that is checked out, with artifacts and texts that take minutes."""
-    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, target], check=True)
-    path = target / "params.yaml"
-    params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    params["artifacts"] = {name: params["artifacts"][name] for name in ARTIFACTS}
-    params["corpus"]["calibration"]["windows"] = 24
-    params["corpus"]["evaluation"]["windows"] = 12
-    params["selection"]["constraints"] = {"perplexity_ratio": {"at_most": 1.1}}
-    path.write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    small.clone(target, ARTIFACTS)
     owner = "0:0" if machine.user == "root" else f"{USER_ID}:{USER_ID}"
     subprocess.run(["chown", "-R", owner, target], check=True)
 

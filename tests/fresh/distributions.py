@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.fresh import settings
 
-PACKAGES = ("python3", "python3-venv", "make", "g++", "cmake", "git", "mmdebstrap", "buildah", "podman")
+PACKAGES = ("python3", "python3-venv", "python3-dev", "make", "g++", "cmake", "git", "mmdebstrap", "buildah", "podman")
 """What the README names, with what apt recommends beside it."""
 
 USER, USER_ID = "somebody", 2000

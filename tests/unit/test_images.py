@@ -444,7 +444,7 @@ def test_a_runtime_that_is_an_image_is_the_base(tmp_path: Path, monkeypatch: pyt
     found = bases.of_engine("vllm", None, no_lookup, no_question)
     assert found.runtime.python == "3.12"
     assert found.runtime.reference == found.build.reference == f"registry.example.com/vllm:v1@{DIGEST}"
-    own = bases.of_engine("onnxruntime", None, lambda _: DIGEST, lambda _: "3.11")
+    own = bases.of_engine("onnxruntime", None, lambda _: DIGEST, lambda _: "3.13")
     assert own.runtime.name == "localhost:5000/mine:1"
 
 

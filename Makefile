@@ -5,7 +5,8 @@ IN_ENVIRONMENT = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
 setup: ; @$(PYTHON) bootstrap.py
 tools: ; @$(PYTHON) bootstrap.py --dev
-demo: setup ; @$(IN_ENVIRONMENT) dvc repro && $(IN_ENVIRONMENT) assay ranking
+# The ranking is worth printing also where a stage behind it fails, as `outcome` does for an artifact that failed.
+demo: setup ; @$(IN_ENVIRONMENT) sh -c 'dvc repro; code=$$?; [ ! -e selection.json ] || assay ranking; exit $$code'
 test: tools ; @$(IN_ENVIRONMENT) pytest -n 2 --dist loadfile --no-loadscope-reorder
 lint: tools ; @$(IN_ENVIRONMENT) ruff check && $(IN_ENVIRONMENT) ruff format --check && $(IN_ENVIRONMENT) mypy && $(IN_ENVIRONMENT) lint-imports
 bench: tools ; @$(IN_ENVIRONMENT) python -m tests.bench

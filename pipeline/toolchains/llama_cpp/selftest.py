@@ -7,12 +7,11 @@ tries the toolchain that ASSAY_LLAMA_CPP names with the kernels that it would us
 
 import os
 import platform
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from pipeline import machine
+from pipeline import endings, machine
 from pipeline.errors import AssayError, BuildError
 from pipeline.toolchains import llama_cpp
 from pipeline.toolchains.llama_cpp import compiler
@@ -60,7 +59,7 @@ def _run(root: Path, bindings: Path | None, *words: str) -> str:
     else:
         if done.returncode == 0:
             return done.stdout
-        how, printed, said = _ending(done.returncode), done.stdout, done.stderr
+        how, printed, said = endings.words(done.returncode), done.stdout, done.stderr
     step = (printed.strip().splitlines() or ["before its first step"])[-1]
     kernels = f"kernels {words[0]}" if words else "choosing kernels"
     compiled = f"compiled by {compiler.version('c++')}; " if bindings else ""
@@ -68,15 +67,6 @@ def _run(root: Path, bindings: Path | None, *words: str) -> str:
     raise BuildError(
         f"llama.cpp's self-test {how} on {processor()}, {kernels}, {step}; {compiled}{_remedy(*words)}{tail}"
     )
-
-
-def _ending(code: int) -> str:
-    if code >= 0:
-        return f"failed (exit code {code})"
-    try:
-        return f"was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"was ended by signal {-code}"
 
 
 def _remedy(*wrong: str) -> str:

@@ -69,7 +69,7 @@ def test_tensors_of_a_mixture_stored_one_by_one_are_read_in_no_time(tmp_path: Pa
     config(tmp_path, published.DEEPSEEK_V3)
     start = time.process_time()
     found = read.folder(tmp_path)
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 10, "a search through all names for each takes minutes"
     assert len(found.weights) == 61 * 3
     assert found.parameters == 2 * len(names)
     assert found.active_parameters == 2 * len(names) * 8 / 256

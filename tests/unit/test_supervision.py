@@ -86,11 +86,18 @@ def test_memory_is_counted_from_nothing() -> None:
     assert children == 0
 
 
+def as_in_a_shell() -> None:
+    """Undo what nohup, and a shell without job control, leave to what they start in the background: signals ignored."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(work: str) -> tuple["subprocess.Popen[str]", int]:
     """Start it in a process group of its own; return it with its worker's id."""
     process = subprocess.Popen(
-        command(work), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command(work), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=as_in_a_shell,
+    )  # fmt: skip
     assert process.stdout is not None
     return process, int(process.stdout.readline().split()[-1])
 
@@ -139,6 +146,7 @@ def test_ctrl_c_comes_once_and_bars_are_drawn_on_a_terminal() -> None:
     )
     pid, terminal = pty.fork()
     if pid == 0:
+        as_in_a_shell()
         os.execv(sys.executable, command(work))
     import fcntl
     import struct

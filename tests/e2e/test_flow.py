@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests import s3_server
-from tests.e2e.workspace import Workspace, made
+from tests.e2e.workspace import Workspace, made, program
 
 ARTIFACTS = ("gguf-f16", "gguf-q8_0", "gguf-q2_k", "gptq-int4", "awq-int4", "onnx-fp32", "onnx-int4")
 GATED = "trtllm-fp8"
@@ -49,8 +49,9 @@ def finished(workspace: Workspace) -> Workspace:
     """The workspace after a run that was killed in the middle and resumed."""
     log = (workspace.folder / "killed.log").open("w")
     killed = subprocess.Popen(
-        ["dvc", "repro"], cwd=workspace.folder, env=workspace.env, stdout=log, stderr=log, start_new_session=True
-    )
+        [program("dvc"), "repro"], cwd=workspace.folder, env=workspace.env, stdout=log, stderr=log,
+        start_new_session=True,
+    )  # fmt: skip
     building = workspace.folder / ".assay/partial/artifacts-awq-int4"
     deadline = time.monotonic() + 900
     while not building.exists():
@@ -172,7 +173,7 @@ def test_serve_answers_for_the_winner_and_ends_on_sigterm(finished: Workspace) -
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = finished.env | {"ASSAY_API_KEYS": "team:secret-of-24-characters", "ASSAY_PORT": str(port)}
-    with subprocess.Popen([*("python", "-m", "pipeline", "serve")], cwd=finished.folder, env=env) as gateway:
+    with subprocess.Popen([program("python"), "-m", "pipeline", "serve"], cwd=finished.folder, env=env) as gateway:
         url, deadline = f"http://127.0.0.1:{port}/v1/chat/completions", time.monotonic() + 120
         body = {"model": finished.read("selection.json")["winner"], "max_tokens": 4}
         body["messages"] = [{"role": "user", "content": "Hello"}]

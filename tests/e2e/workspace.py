@@ -21,6 +21,12 @@ FILES = (
 )
 
 
+def program(name: str) -> str:
+    """Find a program of the tests' own environment, which a workspace has not on PATH; another one is left to PATH."""
+    here = Path(sys.executable).with_name(name)
+    return str(here) if here.exists() else name
+
+
 class Workspace:
     """One such repository, and the commands that people run in it."""
 
@@ -29,8 +35,7 @@ class Workspace:
         self.environment = environment
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        here = Path(sys.executable).with_name(command[0])
-        started = [str(here) if here.exists() else command[0], *command[1:]]
+        started = [program(command[0]), *command[1:]]
         done = subprocess.run(started, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             pytest.fail(f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}")

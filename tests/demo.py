@@ -12,6 +12,8 @@ from pipeline.records import FILE, Artifact
 from pipeline.toolchains import llama_cpp
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "demo"
+END_IDS = (2,)
+"""Of its generation_config.json."""
 
 
 def gguf(folder: Path, recipe: Gguf) -> Path:

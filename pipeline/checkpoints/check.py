@@ -38,6 +38,7 @@ def check(obtained: Obtained, source: str, refusals: Refusals) -> Checkpoint:
         parameters=sum(entry.parameters for entry in entries),
         vocabulary_size=size,
         context_tokens=context,
+        end_ids=config.eos_ids(settings, folder, source),
         files=files,
         digest=digests.of_files(files),
     )

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,10 +140,18 @@ def authentication(url: str) -> Check:
     )
 
 
-def greedy(client: Client, prompts: Windows, measured: Tokens, tolerance: Tolerance, track: Track = iter) -> Check:
+def greedy(
+    client: Client,
+    prompts: Windows,
+    measured: Tokens,
+    tolerance: Tolerance,
+    ends: Collection[int],
+    track: Track = iter,
+) -> Check:
     """Compare greedy answers with the artifact's own, in process, token for token.
 
-    A first difference where the artifact itself is undecided, its likeliest two tokens a tie, is none.
+    A first difference where the artifact itself is undecided, its likeliest two tokens a tie, is none. From a token on
+    that ends an answer, one of `ends`, nothing is compared: told to go on, some servers forbid it and others write it.
     """
     equal = ties = 0
     differs = ""
@@ -151,7 +159,9 @@ def greedy(client: Client, prompts: Windows, measured: Tokens, tolerance: Tolera
     for prompt, ours, margins in zip(track(prompts.ids), measured.greedy, measured.margins, strict=True):
         served = client.complete(prompt, max_tokens=tokens, ignore_eos=True, return_token_ids=True)["token_ids"]
         # None is a token that the runtime does not tell, part of a character: those around it are compared.
-        places = [at for at, (one, two) in enumerate(zip(ours, served, strict=False)) if two is not None and one != two]
+        until = next((at for at, id_ in enumerate(ours) if id_ in ends), tokens)
+        pairs = enumerate(zip(ours[:until], served, strict=False))
+        places = [at for at, (one, two) in pairs if two is not None and one != two]
         if len(served) == tokens and not places:
             equal += 1
         elif not places:
@@ -166,7 +176,7 @@ def greedy(client: Client, prompts: Windows, measured: Tokens, tolerance: Tolera
         name="greedy answers",
         passed=equal + ties == count,
         found=f"{equal} of {count} equal, {ties} part at a tie{differs}",
-        expected=f"the artifact's own {tokens} tokens after each of {count} prompts",
+        expected=f"the artifact's own {tokens} tokens, or those up to its answer's end, after each of {count} prompts",
     )
 
 

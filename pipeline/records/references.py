@@ -22,6 +22,8 @@ class Checkpoint(Record):
     vocabulary_size: int
     context_tokens: int
     """Longest sequence that the model was made for."""
+    end_ids: tuple[int, ...] = ()
+    """Tokens that end an answer."""
     files: tuple[File, ...]
     digest: str
     """Over paths and sha256 of all files: the identity that artifacts refer to."""

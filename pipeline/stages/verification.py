@@ -22,7 +22,7 @@ from pipeline.images.checks import Client
 from pipeline.images.container import Container
 from pipeline.params import Params
 from pipeline.progress import track
-from pipeline.records import FILE, Check, EngineName, Image, Latency, Quality, Served, Verification
+from pipeline.records import FILE, Check, Checkpoint, EngineName, Image, Latency, Quality, Served, Verification
 from pipeline.stages.latency import pieces
 
 READY_SECONDS = 1800.0
@@ -113,7 +113,8 @@ def _served(
         yield checks.scores(client, windows, quality.perplexity, tolerance, _bar("scoring through the image"))
     prompts = agreement.prompts(windows, params.greedy.prompts, params.greedy.prompt_tokens)
     tokens = Tokens.load(paths.tokens(name))
-    yield checks.greedy(client, prompts, tokens, tolerance, _bar("comparing answers of the image"))
+    ends = Checkpoint.load(paths.CHECKPOINT / FILE).end_ids
+    yield checks.greedy(client, prompts, tokens, tolerance, ends, _bar("comparing answers of the image"))
     yield _throughput(params, name, served, client, windows, watching)
 
 

@@ -6,7 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -91,13 +92,27 @@ def test_greedy_answers_are_the_artifacts_own_and_no_others(
     prompts = Windows(
         ids=built.windows.ids[:, :24], document=built.windows.document, utf8_bytes=built.windows.utf8_bytes
     )
-    assert checks.greedy(client, prompts, _answers(Q4, built.q4, prompts), SAME_CODE).passed
+    assert checks.greedy(client, prompts, _answers(Q4, built.q4, prompts), SAME_CODE, demo.END_IDS).passed
     others = _answers(Q2, built.q2, prompts)
-    found = checks.greedy(client, prompts, others, SAME_CODE)
+    found = checks.greedy(client, prompts, others, SAME_CODE, demo.END_IDS)
     assert not found.passed
     assert "differs from token" in found.found
     undecided = replace(others, margins=np.zeros_like(others.margins))
-    assert checks.greedy(client, prompts, undecided, SAME_CODE).passed, "any other answer may follow a tie"
+    assert checks.greedy(client, prompts, undecided, SAME_CODE, demo.END_IDS).passed, (
+        "any other answer may follow a tie"
+    )
+
+
+def test_nothing_is_compared_after_an_answers_end(built: Built) -> None:
+    """Told to go on, llama-server never gives the token that ends an answer; in process it is a token like others."""
+    client = cast(Client, SimpleNamespace(complete=lambda *_, **__: {"token_ids": [5, 9, 8]}))
+    prompt = built.windows.first(1)
+    measured = replace(
+        Tokens.none(), greedy=np.array([[5, 2, 7]], np.int32), margins=np.array([[9.0, 9.0, 9.0]], np.float32)
+    )
+    assert checks.greedy(client, prompt, measured, SAME_CODE, (2,)).passed
+    assert not checks.greedy(client, prompt, measured, SAME_CODE, (7,)).passed
+    assert not checks.greedy(client, prompt, replace(measured, greedy=measured.greedy[:, ::-1]), SAME_CODE, (2,)).passed
 
 
 def _answers(recipe: Gguf, artifact: Path, prompts: Windows) -> Tokens:

@@ -27,6 +27,7 @@ from pipeline.compute import Compute
 from pipeline.images import checks
 from pipeline.images.checks import Client
 from pipeline.records import FILE, Artifact
+from tests import demo
 from tests.contract import packed
 from tests.gateways import KEY, Served, process
 
@@ -99,7 +100,7 @@ def test_what_an_image_must_prove(case: Case) -> None:
     found = [
         checks.authentication(case.served.address),
         checks.scores(case.client, case.windows, case.perplexity, checks.OTHER_KERNELS),
-        checks.greedy(case.client, case.prompts, case.tokens, checks.OTHER_KERNELS),
+        checks.greedy(case.client, case.prompts, case.tokens, checks.OTHER_KERNELS, demo.END_IDS),
     ]
     assert [str(one) for one in found if not one.passed] == []
 
@@ -151,7 +152,7 @@ def test_an_engine_that_dies_is_started_again(case: Case) -> None:
         assert any("engine_unavailable" in line for line in lines)
     case.served.wait(lambda: not case.served.ready(), 30)
     case.served.wait(case.served.ready, LOAD_SECONDS)
-    assert checks.greedy(case.client, case.prompts, case.tokens, checks.OTHER_KERNELS).passed
+    assert checks.greedy(case.client, case.prompts, case.tokens, checks.OTHER_KERNELS, demo.END_IDS).passed
 
 
 @pytest.mark.parametrize("case", ["bf16"], indirect=True)

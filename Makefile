@@ -1,7 +1,7 @@
 PYTHON ?= python3
 IN_ENVIRONMENT = PATH="$(CURDIR)/.venv/bin:$$PATH"
 
-.PHONY: setup tools demo test lint bench fresh
+.PHONY: setup tools demo test lint bench fresh newest
 
 setup: ; @$(PYTHON) bootstrap.py
 tools: ; @$(PYTHON) bootstrap.py --dev
@@ -10,4 +10,5 @@ demo: setup ; @$(IN_ENVIRONMENT) sh -c 'dvc repro; code=$$?; [ ! -e selection.js
 test: tools ; @$(IN_ENVIRONMENT) pytest -n 2 --dist loadfile --no-loadscope-reorder
 lint: tools ; @$(IN_ENVIRONMENT) ruff check && $(IN_ENVIRONMENT) ruff format --check && $(IN_ENVIRONMENT) mypy && $(IN_ENVIRONMENT) lint-imports
 bench: tools ; @$(IN_ENVIRONMENT) python -m tests.bench
+newest: tools ; @$(IN_ENVIRONMENT) python -m tests.fresh.newest
 fresh: setup ; @$(IN_ENVIRONMENT) python -m tests.fresh

@@ -1,7 +1,7 @@
 """The flow, small and up to the ranking, on the newest supported Python of this machine that is not the tests' own.
 
-`.ci/run` calls it after the tests: the clone and its environment, which takes gigabytes where pip finds torch for CUDA
-only, are removed at the end.
+`make newest` calls it. The clone and its environment, which takes gigabytes where pip finds torch for CUDA only, are
+removed at the end.
 """
 
 import json

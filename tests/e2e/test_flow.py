@@ -27,7 +27,7 @@ IMAGE = {"engine", "image", "verification", "outcome"}
 And what looks at the last of them."""
 
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 """Of the first test, which makes everything, image included: minutes, and many of them on a machine with other work."""
 
 

@@ -26,7 +26,7 @@ DEVELOPMENT = "--dev"
 """What tests, lint and benchmarks need is installed where this is on the command line: 88 packages more."""
 
 OLDEST, NEWEST, TESTED = 11, 14, 13
-"""Of Python 3: what pyproject.toml takes, and up to which the project was run."""
+"""Minor versions of Python 3: those that pyproject.toml takes, and the newest whose packages were installed."""
 
 
 def main() -> int:

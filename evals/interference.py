@@ -45,7 +45,7 @@ class Interference:
     cores: int
     """Logical processors that this process may use; the figures are of these."""
     wanted: int
-    """Of these, how many the measurement keeps busy."""
+    """How many of these processors the measurement keeps busy."""
     other_cpu_seconds: float | None
     """Processor time of processes that are not ours: not this process, its descendants, or those it named."""
     others: tuple[Other, ...]
@@ -53,7 +53,7 @@ class Interference:
     steal_seconds: float | None
     """Processor time that the hypervisor gave to other machines."""
     load_average: float | None
-    """Of the last minute, at the end, our own load included."""
+    """The load average of the last minute, read at the end, with our own load in it."""
     throttled_cpu_seconds: float | None
     """Processor time for which a control group's limit stopped us; None, too, where there is no limit."""
     throttled_periods: int | None

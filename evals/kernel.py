@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 PROC, SYS = Path("/proc"), Path("/sys")
 
 TICKS = os.sysconf("SC_CLK_TCK")
-"""Of the unit that /proc counts processor time in, a second: 100."""
+"""Units of a second in which /proc counts processor time: 100 of them."""
 
 USER, NICE, SYSTEM, STEAL, KNOWN = 0, 1, 2, 7, 8
 """Columns of /proc/stat. Guests' times stand after the known ones, and within user and nice already."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import paths, supervision
+from pipeline import interpreter, paths, supervision
 from pipeline.errors import AssayError, ParamsError, RegistryError, StorageError
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ NOUNS = {
     "verification": "start the image and hold it against what was measured",
     "outcome": "fail where an artifact failed, after everything else",
 }
-ENVIRONMENT = Path(__file__).resolve().parents[1] / ".venv"
-"""What `make setup` makes."""
 NAMED = ("artifact", "quality", "tasks", "latency")
 STRICT = ("inputs", *NAMED, "engine", "image")
 
@@ -58,24 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"assay: the disk is full ({where}); nothing was left half-written", file=sys.stderr)
         return StorageError.exit_code
     except ModuleNotFoundError as error:
-        if not _elsewhere():
+        if (advice := interpreter.advice(error.name)) is None:
             raise
-        print(f"assay: {_wrong_environment(error.name)}", file=sys.stderr)
+        print(f"assay: {advice}", file=sys.stderr)
         return AssayError.exit_code
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _elsewhere() -> bool:
-    """Tell whether this is not the interpreter of the clone's own environment."""
-    return Path(sys.prefix).resolve() != ENVIRONMENT.resolve()
-
-
-def _wrong_environment(module: str | None) -> str:
-    made = (ENVIRONMENT / "bin" / "activate").exists()
-    remedy = f"`source {ENVIRONMENT}/bin/activate` goes before it" if made else "`make setup` makes an environment"
-    return f"{sys.executable} has no package {module}, which Assay needs; {remedy}"
 
 
 def _apart(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from pipeline.backends.common import products
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 
@@ -17,6 +18,7 @@ def prepare(compute: Compute) -> str:
     """
     torch.set_num_threads(compute.threads)
     if compute.device == "cpu":
+        products.widen()
         return "cpu"
     # cuBLAS reads it when it is first used; without it, its workspace and with it the result depend on timing.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

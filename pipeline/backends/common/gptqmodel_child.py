@@ -45,9 +45,10 @@ def main() -> None:
     import torch
     from gptqmodel import BACKEND, GPTQModel
 
+    from pipeline.backends.common import products
+
     torch.manual_seed(0)
-    if job.device == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        _multiply_in_float32()
+    products.widen()
     model = GPTQModel.load(job.checkpoint, _config(job), dtype=getattr(torch, job.dtype))
     _report_layers(model)
     model.quantize(
@@ -58,28 +59,6 @@ def main() -> None:
         backend=BACKEND.GPTQ_TORCH if job.method == "gptq" else BACKEND.AWQ_TORCH,
     )
     model.save(job.out)
-
-
-def _multiply_in_float32() -> None:
-    """Let linear layers of 16-bit floats multiply in float32, and round what comes out.
-
-    Without AVX-512 torch multiplies 16-bit floats by plain code, which adds up in float32 as well: 512 rows by a matrix
-    of 256 x 768 took 26 ms on one core of an AMD Zen 3, and 3 ms in float32.
-    """
-    import torch
-
-    plain = torch.nn.functional.linear
-
-    def linear(  # torch's own names
-        input: torch.Tensor,  # noqa: A002
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        if input.dtype not in (torch.bfloat16, torch.float16):
-            return plain(input, weight, bias)
-        return plain(input.float(), weight.float(), None if bias is None else bias.float()).to(input.dtype)
-
-    torch.nn.functional.linear = linear
 
 
 def _config(job: Job) -> Any:

@@ -1,0 +1,36 @@
+"""Products of 16-bit floats in float32, on processors that have no instructions for them.
+
+Without AVX-512 torch multiplies 16-bit floats by plain code, which adds up in float32 as well: 512 rows by a matrix of
+256 x 768 took 26 ms on one core of an AMD Zen 3, and 3 ms in float32.
+"""
+
+import torch
+
+SIXTEEN_BITS = (torch.bfloat16, torch.float16)
+
+ROWS = 32
+"""From so many on. Widening a matrix costs as much as multiplying it by this many rows: of 4096 x 4096, by 32 rows took
+53 ms plainly and 66 ms in float32, by 128 rows 213 and 93 ms, by one 3 and 44 ms. Small matrices gain earlier."""
+
+_plain = torch.nn.functional.linear
+
+
+def widen() -> None:
+    """Let linear layers of 16-bit floats on the CPU multiply in float32, and round what comes out, from now on.
+
+    Nothing changes on processors that multiply 16-bit floats themselves.
+    """
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        torch.nn.functional.linear = linear
+
+
+def linear(  # torch's own names
+    input: torch.Tensor,  # noqa: A002
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """See torch.nn.functional.linear."""
+    rows = input.numel() // max(1, input.shape[-1])
+    if rows < ROWS or input.dtype not in SIXTEEN_BITS or input.device.type != "cpu":
+        return _plain(input, weight, bias)
+    return _plain(input.float(), weight.float(), None if bias is None else bias.float()).to(input.dtype)

@@ -1,0 +1,39 @@
+"""Products of 16-bit floats on processors without instructions for them."""
+
+import pytest
+import torch
+
+from pipeline.backends.common import products
+
+
+@pytest.fixture
+def widened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.functional, "linear", torch.nn.functional.linear)  # put back afterwards
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    products.widen()
+
+
+@pytest.mark.usefixtures("widened")
+@pytest.mark.parametrize("dtype", products.SIXTEEN_BITS)
+@pytest.mark.parametrize("rows", [1, 3, 70])
+def test_products_of_16_bit_floats_are_those_of_float32_rounded(dtype: torch.dtype, rows: int) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(96, 40).to(dtype)
+    values = torch.randn(2, rows, 96).to(dtype)
+    found = layer(values)
+    assert found.dtype == dtype
+    exact = values.double() @ layer.weight.double().T + layer.bias.double()
+    assert torch.allclose(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+@pytest.mark.usefixtures("widened")
+def test_products_of_float32_stay_as_they_are() -> None:
+    values, weight = torch.randn(5, 16), torch.randn(4, 16)
+    assert torch.equal(torch.nn.functional.linear(values, weight), values @ weight.T)
+
+
+def test_a_processor_with_instructions_for_them_uses_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.nn.functional, "linear", products._plain)
+    products.widen()
+    assert torch.nn.functional.linear is products._plain

@@ -9,6 +9,9 @@ if [ -n "${ASSAY_IMAGES:-}" ]; then
 fi
 needed=()
 for package in "${packages[@]}"; do command -v "${package%%:*}" >/dev/null || needed+=("${package##*:}"); done
+python3 -c 'import ensurepip' 2>/dev/null || needed+=(python3-venv)
+headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')
+[ -e "$headers/Python.h" ] || needed+=(python3-dev)
 if [ ${#needed[@]} -gt 0 ]; then
     root=()
     [ "$(id -u)" = 0 ] || root=(sudo)

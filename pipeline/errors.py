@@ -39,6 +39,10 @@ class RequirementError(AssayError):
     exit_code = 6
 
 
+class RoomError(RequirementError):
+    """This machine has not the memory or the disk for an artifact."""
+
+
 class BuildError(AssayError):
     """A conversion tool failed, or what it wrote did not pass the structural checks."""
 

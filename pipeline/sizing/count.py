@@ -9,15 +9,12 @@ from typing import Any
 
 from pipeline.checkpoints import layout
 from pipeline.errors import CheckpointError
-from pipeline.sizing.model import EXPERT_COUNTS, Weight
+from pipeline.sizing.model import EXPERT_COUNTS, Weight, tied_unless_said
 
 DENSE = frozenset(
     {"llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "granite", "phi3", "smollm3", "ministral"}
 )
 MIXTURES = frozenset({"mixtral", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "kimi_k2", "llama4_text"})
-
-TIED_UNLESS_SAID = frozenset({"gemma", "gemma2", "gemma3_text"})
-"""Families whose configuration class ties embedding and head by default."""
 
 BIASED = frozenset({"qwen2", "qwen2_moe"})
 """Families whose query, key and value projections have a bias, whatever the configuration says."""
@@ -67,7 +64,7 @@ def _tensors(text: Mapping[str, Any], family: str) -> Iterator[Tensor]:
         for name, shape, copies in _feed_forward(text, family, layer):
             yield at + name, shape, copies
     yield "model.norm.weight", (hidden,), 1
-    if not text.get("tie_word_embeddings", family in TIED_UNLESS_SAID):
+    if not text.get("tie_word_embeddings", tied_unless_said(text)):
         yield "lm_head.weight", (vocabulary, hidden), 1
 
 

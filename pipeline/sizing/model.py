@@ -19,6 +19,14 @@ from pipeline.checkpoints.weights import BITS, Entry, common_dtype
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "tok_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 
+TIED_UNLESS_SAID = frozenset(
+    {
+        *("bloom", "cohere", "cohere2", "ernie4_5", "falcon", "gemma", "gemma2", "gemma3_text", "gemma3n_text"),
+        *("gemma4_text", "gpt2", "gpt_neo", "lfm2", "mpt", "opt", "smollm3", "starcoder2"),
+    }
+)
+"""Families whose configuration class in transformers ties embedding and head by default."""
+
 EXPERT = re.compile(r"\.experts\.\d+\.")
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 EXPERTS_USED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "experts_per_token", "top_k_experts")
@@ -26,6 +34,11 @@ EXPERTS_USED = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "exp
 
 CONTEXT_UNKNOWN = 4096
 """Where config.json is silent and nobody asks for a length."""
+
+
+def tied_unless_said(text: Mapping[str, Any]) -> bool:
+    """Tell whether a language model's configuration that does not say so ties embedding and head."""
+    return text.get("model_type") in TIED_UNLESS_SAID
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +120,7 @@ class Model:
     def tied(self) -> bool:
         """Whether the output head is the input embedding; transformers writes the key where it is not the default."""
         stored = any(weight.name.endswith(HEADS) for weight in self.weights)
-        return bool(self.text.get("tie_word_embeddings", not stored))
+        return bool(self.text.get("tie_word_embeddings", tied_unless_said(self.text) or not stored))
 
     @cached_property
     def experts(self) -> int:

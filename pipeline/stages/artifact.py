@@ -19,8 +19,8 @@ from pipeline.stages import hardware, prediction
 def artifact(params: Params, name: str) -> None:
     """Fill artifacts/<name>/ and write measurements/build/<name>.json.
 
-    An artifact that cannot exist for this checkpoint, or lacks hardware, gets a record that says why; one that this
-    machine lacks the tools or the room for, or whose build goes wrong, is an error (stages/failure.py).
+    An artifact that cannot exist for this checkpoint, or lacks hardware, gets a record that says why. Missing tools are
+    an error; so is a want of room or a build that goes wrong, of which stages/failure.py makes a row.
     """
     recipe = params.artifacts[name]
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)

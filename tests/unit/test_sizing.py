@@ -13,12 +13,37 @@ from pipeline.errors import CheckpointError
 from pipeline.sizing import cache, count, hardware, read, tiers
 from pipeline.sizing.cache import Use
 from pipeline.sizing.estimate import Load
-from pipeline.sizing.model import Model
+from pipeline.sizing.model import TIED_UNLESS_SAID, Model, Weight
 from tests import published
 
 
 def model(config: Mapping[str, Any]) -> Model:
     return read.counted("published", dict(config))
+
+
+def test_families_tie_embedding_and_head_unless_said_otherwise_as_in_transformers() -> None:
+    from transformers import CONFIG_MAPPING
+
+    for family in TIED_UNLESS_SAID | count.DENSE | count.MIXTURES - {"kimi_k2"}:  # remote code: no class of its own
+        assert (family in TIED_UNLESS_SAID) == bool(CONFIG_MAPPING[family]().tie_word_embeddings), family
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize(
+    ("config", "tied"),
+    [
+        ({"model_type": "gemma2"}, (True, True)),
+        ({"model_type": "llama"}, (False, True)),
+        ({"model_type": "gemma2", "tie_word_embeddings": False}, (False, False)),
+        ({"model_type": "llama", "tie_word_embeddings": True}, (True, True)),
+    ],
+)
+def test_tying_is_known_from_config_family_and_weights(
+    config: Mapping[str, Any], tied: tuple[bool, bool], stored: bool
+) -> None:
+    names = ["model.embed_tokens.weight", *(["lm_head.weight"] if stored else [])]
+    weights = tuple(Weight(name, "BF16", (8, 4)) for name in names)
+    assert Model("model", config, weights).tied == tied[0 if stored else 1]
 
 
 @pytest.mark.parametrize(("config", "billions", "active"), published.BILLIONS)

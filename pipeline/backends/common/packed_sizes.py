@@ -35,7 +35,7 @@ def bits(weight: Weight, *, bits: int, group_size: int, index: bool) -> float:
 
 def dropped(weight: Weight, model: Model) -> bool:
     """Tell whether it is left out: a tied head that the checkpoint stores all the same is written back once."""
-    return weight.name.endswith(HEADS) and bool(model.text.get("tie_word_embeddings"))
+    return weight.name.endswith(HEADS) and model.tied
 
 
 def estimate(

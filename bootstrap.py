@@ -25,6 +25,9 @@ EXTRAS = "gguf,gptq,awq,onnx"
 DEVELOPMENT = "--dev"
 """What tests, lint and benchmarks need is installed where this is on the command line: 88 packages more."""
 
+TOOLCHAIN = ("diskcache", "jinja2", "ninja", "numpy", "pydantic", "tqdm")
+"""What building and trying llama.cpp takes: installed first, so that the rest is installed meanwhile."""
+
 OLDEST, NEWEST, TESTED = 11, 14, 13
 """Minor versions of Python 3: those that pyproject.toml takes, and the newest whose packages were installed."""
 
@@ -42,10 +45,18 @@ def main() -> int:
     extras = f"{EXTRAS},dev" if DEVELOPMENT in sys.argv[1:] else EXTRAS
     pins = [(ROOT / "pyproject.toml").read_bytes(), (ROOT / "constraints.txt").read_bytes(), sys.version.encode()]
     key = hashlib.sha256(b"\0".join(pins)).hexdigest()
-    if not up_to_date(key, extras):
-        install(extras)
-        STAMP.write_text(f"{key} {extras}")
-    return subprocess.run([PYTHON, "-m", "pipeline", "toolchain"], cwd=ROOT, check=False).returncode
+    current = up_to_date(key, extras)
+    if not current:
+        prepare()
+    with subprocess.Popen([PYTHON, "-m", "pipeline", "toolchain"], cwd=ROOT) as toolchain:
+        if not current:
+            try:
+                pip("--editable", f".[{extras}]")
+            except BaseException:
+                toolchain.terminate()
+                raise
+            STAMP.write_text(f"{key} {extras}")
+    return toolchain.returncode
 
 
 def up_to_date(key: str, extras: str) -> bool:
@@ -110,17 +121,22 @@ def apt(*packages: str) -> str:
     return f"{root}apt-get install {' '.join(packages)}"
 
 
-def install(extras: str) -> None:
-    """Make the environment, or bring an existing one up to date. One call, so that pip sees all the pins at once."""
+def prepare() -> None:
+    """Make the environment, unless it is there, and put into it what llama.cpp's build takes."""
     minor = sys.version_info.minor
     if minor > TESTED:
         print(f"assay: every package is there for Python 3.{minor}, but Assay never ran on it", file=sys.stderr)
     if not STAMP.exists():
         print("assay: making .venv (about 2 GB, some minutes)", file=sys.stderr)
         venv.create(ENVIRONMENT, clear=True, with_pip=True)
+    pip(*TOOLCHAIN)
+
+
+def pip(*packages: str) -> None:
+    """Install these with all that they need, in the pinned versions."""
     # Modules are compiled when they are first imported. Most of the 19,000 never are; all of them take 100 s of a core.
     command = [str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
-    subprocess.run([*command, "--constraint", "constraints.txt", "--editable", f".[{extras}]"], cwd=ROOT, check=True)
+    subprocess.run([*command, "--constraint", "constraints.txt", *packages], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """What the tests of the GPTQ and the AWQ room share: the demo checkpoint, its windows, an unpacking of their own."""
 
+import fcntl
 import json
+import os
 import pydoc_data.topics
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from evals.runner import Runner
 from evals.scoring import score
 from evals.windows import Windows
+from pipeline import digests
+from pipeline.backends.awq.recipe import Awq
 from pipeline.backends.common.causal_lm import CausalLMRunner
+from pipeline.backends.gptq.recipe import Gptq
+from pipeline.compute import Compute
 from pipeline.records import Gpu
 
 GPU = Gpu(name="NVIDIA L4", compute_capability="8.9", memory_mib=23034, driver="570.10")
@@ -61,6 +68,23 @@ def case(folder: Path) -> Case:
     source = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.bfloat16)
     windows = _windows(evaluation)
     return Case(checkpoint=DEMO, corpus=folder, evaluation=windows, nll=nll(CausalLMRunner(source), windows))
+
+
+def built(recipe: Gptq | Awq, case: Case, factory: pytest.TempPathFactory) -> Path:
+    """Return the recipe's artifact of `case`, built once for all files and workers of a run: copy it to change it."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    artifact = shared / f"built-{digests.of_value(recipe.model_dump())[:16]}"
+    with artifact.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not artifact.exists():
+            partial = artifact.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            recipe.build(case.checkpoint, case.corpus, partial, Compute(threads=2))
+            partial.rename(artifact)
+    return artifact
 
 
 def _windows(rows: list[list[int]]) -> Windows:

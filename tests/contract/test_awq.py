@@ -29,9 +29,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 @pytest.fixture(scope="module")
 def artifact(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("awq")
-    RECIPE.build(case.checkpoint, case.corpus, out, Compute(threads=2))
-    return out
+    return packed.built(RECIPE, case, tmp_path_factory)
 
 
 def test_a_second_build_has_the_same_bytes(case: Case, artifact: Path, tmp_path: Path) -> None:

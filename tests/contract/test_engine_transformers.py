@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,8 +52,8 @@ def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     pytest.importorskip("gptqmodel")
     recipe = RECIPES[request.param]
     case = packed.case(tmp_path_factory.mktemp("corpus"))
-    artifact = tmp_path_factory.mktemp(request.param)
-    recipe.build(case.checkpoint, case.corpus, artifact, Compute(threads=2))
+    artifact = tmp_path_factory.mktemp(request.param) / "artifact"
+    shutil.copytree(packed.built(recipe, case, tmp_path_factory), artifact)
     record = Artifact(name="it", recipe=recipe.model_dump(), checkpoint="", calibration="", digest="")
     record.save(artifact / FILE)
     with asyncio.Runner() as loop, recipe.open(artifact, Compute(threads=2)) as runner:

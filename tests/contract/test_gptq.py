@@ -33,9 +33,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 
 @pytest.fixture(scope="module")
 def four(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("gptq-4")
-    FOUR.build(case.checkpoint, case.corpus, out, Compute(threads=2))
-    return out
+    return packed.built(FOUR, case, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

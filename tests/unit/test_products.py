@@ -9,6 +9,7 @@ from pipeline.backends.common import products
 @pytest.fixture
 def widened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.functional, "linear", torch.nn.functional.linear)  # put back afterwards
+    monkeypatch.setattr(torch, "matmul", torch.matmul)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     products.widen()
 
@@ -24,16 +25,29 @@ def test_products_of_16_bit_floats_are_those_of_float32_rounded(dtype: torch.dty
     assert found.dtype == dtype
     exact = values.double() @ layer.weight.double().T + layer.bias.double()
     assert torch.allclose(found.double(), exact, rtol=torch.finfo(dtype).eps, atol=1e-5)
+    product = torch.matmul(values[0], layer.weight.T)
+    assert product.dtype == dtype
+    assert torch.equal(product, (values[0].float() @ layer.weight.T.float()).to(dtype)) or rows < products.ROWS
 
 
 @pytest.mark.usefixtures("widened")
 def test_products_of_float32_stay_as_they_are() -> None:
     values, weight = torch.randn(5, 16), torch.randn(4, 16)
     assert torch.equal(torch.nn.functional.linear(values, weight), values @ weight.T)
+    assert torch.equal(torch.matmul(values, weight.T), values @ weight.T)
+
+
+@pytest.mark.usefixtures("widened")
+def test_products_of_many_matrices_and_of_vectors_stay_as_they_are() -> None:
+    many, vector = torch.randn(4, 40, 16).bfloat16(), torch.randn(16).bfloat16()
+    assert torch.equal(torch.matmul(many, many.mT), many @ many.mT)
+    assert torch.equal(torch.matmul(many, vector), many @ vector)
 
 
 def test_a_processor_with_instructions_for_them_uses_these(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(torch.nn.functional, "linear", products._plain)
+    monkeypatch.setattr(torch.nn.functional, "linear", products._linear)
+    monkeypatch.setattr(torch, "matmul", products._matmul)
     products.widen()
-    assert torch.nn.functional.linear is products._plain
+    assert torch.nn.functional.linear is products._linear
+    assert torch.matmul is products._matmul

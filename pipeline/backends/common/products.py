@@ -12,16 +12,17 @@ ROWS = 32
 """From so many on. Widening a matrix costs as much as multiplying it by this many rows: of 4096 x 4096, by 32 rows took
 53 ms plainly and 66 ms in float32, by 128 rows 213 and 93 ms, by one 3 and 44 ms. Small matrices gain earlier."""
 
-_plain = torch.nn.functional.linear
+_linear, _matmul = torch.nn.functional.linear, torch.matmul
 
 
 def widen() -> None:
-    """Let linear layers of 16-bit floats on the CPU multiply in float32, and round what comes out, from now on.
+    """Let layers of 16-bit floats on the CPU multiply in float32, and round what comes out, from now on.
 
     Nothing changes on processors that multiply 16-bit floats themselves.
     """
     if torch.backends.cpu.get_cpu_capability() == "AVX2":
         torch.nn.functional.linear = linear
+        torch.matmul = matmul  # of GPTQModel's kernel that unpacks
 
 
 def linear(  # torch's own names
@@ -30,7 +31,19 @@ def linear(  # torch's own names
     bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """See torch.nn.functional.linear."""
-    rows = input.numel() // max(1, input.shape[-1])
-    if rows < ROWS or input.dtype not in SIXTEEN_BITS or input.device.type != "cpu":
-        return _plain(input, weight, bias)
-    return _plain(input.float(), weight.float(), None if bias is None else bias.float()).to(input.dtype)
+    if not _gains(input, weight):
+        return _linear(input, weight, bias)
+    return _linear(input.float(), weight.float(), None if bias is None else bias.float()).to(input.dtype)
+
+
+def matmul(input: torch.Tensor, other: torch.Tensor, *, out: torch.Tensor | None = None) -> torch.Tensor:  # noqa: A002
+    """See torch.matmul."""
+    if out is not None or not _gains(input, other):
+        return _matmul(input, other, out=out)
+    return _matmul(input.float(), other.float()).to(input.dtype)
+
+
+def _gains(rows: torch.Tensor, matrix: torch.Tensor) -> bool:
+    """Tell whether it is one matrix of 16-bit floats on the CPU, times enough rows."""
+    kinds = rows.dtype == matrix.dtype and rows.dtype in SIXTEEN_BITS and rows.device.type == "cpu"
+    return kinds and matrix.dim() == 2 and rows.dim() > 1 and rows.numel() // max(1, rows.shape[-1]) >= ROWS

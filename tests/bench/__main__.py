@@ -18,7 +18,6 @@ python -m tests.bench sizing       what `assay plan` foretells of a billion para
 python -m tests.bench report       how long the report of 50 artifacts takes, and how large it is
 python -m tests.bench interference what other work on the machine costs served speed; not among everything, as it shows
                                    where a limit comes from, and holds nothing against one
-python -m tests.bench gpu          what a GPU makes of a billion random weights; not among everything, as it needs one
 """
 
 import sys
@@ -31,7 +30,6 @@ from rich.table import Table
 
 from tests.bench.flow import empty, flow, unchanged
 from tests.bench.gateway import gateway, overload
-from tests.bench.gpu import gpu
 from tests.bench.interference import interference
 from tests.bench.memory import memory
 from tests.bench.report import report
@@ -45,9 +43,9 @@ from tests.bench.workspace import Row
 BENCHMARKS = {
     "empty": empty, "flow": flow, "unchanged": unchanged, "scoring": scoring, "tasks": tasks, "vocabulary": vocabulary,
     "gateway": gateway, "overload": overload, "shipping": shipping, "engines": engines, "memory": memory,
-    "report": report, "gpu": gpu, "sizing": sizing, "interference": interference,
+    "report": report, "sizing": sizing, "interference": interference,
 }  # fmt: skip
-ASKED_FOR = ("gpu", "sizing", "unchanged", "interference")
+ASKED_FOR = ("sizing", "unchanged", "interference")
 """Run when they are named only."""
 
 

@@ -32,6 +32,8 @@ def workspace(folder: Path, artifacts: Sequence[str] | None = None) -> Path:
 def random_checkpoint(
     tokenizer: Path,
     out: Path,
+    device: str = "cpu",
+    /,
     *,
     hidden: int,
     inner: int,
@@ -40,12 +42,14 @@ def random_checkpoint(
     vocabulary: int | None = None,
     context: int = 1024,
 ) -> None:
-    """Write random bfloat16 weights with the demo's tokenizer, in shapes that fit K-quants and groups of 128."""
+    """Write random bfloat16 weights with the demo's tokenizer, in shapes that fit K-quants and groups of 128.
+
+    `device` draws them: billions take a minute of a core, and a second of a GPU, where they are others.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
     config = LlamaConfig(
         vocab_size=vocabulary or json.loads((tokenizer / "config.json").read_text())["vocab_size"],
         hidden_size=hidden,
@@ -58,7 +62,14 @@ def random_checkpoint(
         bos_token_id=1,
         eos_token_id=2,
     )
-    LlamaForCausalLM(config).save_pretrained(out, max_shard_size="1GB")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device(device):
+            model = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.save_pretrained(out, max_shard_size="1GB")
     for path in tokenizer.iterdir():
         if path.name.startswith(("tokenizer", "chat_template", "special")):
             shutil.copy(path, out)

@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -218,9 +218,8 @@ def _build(built: LlamaCpp) -> None:
         archive = source.download(pin(), partial / "download")
         unpacked = source.unpack(archive, partial / "source")
         finished = LlamaCpp(root=partial / "finished", version=built.version)
-        _wheel(archive, finished.root / "wheels")  # first, because it may need the network
-        compiler.compile_(unpacked, partial / "objects", tools)
-        _collect(unpacked, partial / "objects", finished.root)
+        bindings_wheel(archive, finished.root / "wheels")  # first, because it may need the network
+        _assemble(unpacked, partial / "objects", finished.root, tools)
         _try(finished, built)
         shutil.rmtree(built.root, ignore_errors=True)
         finished.root.rename(built.root)
@@ -228,7 +227,7 @@ def _build(built: LlamaCpp) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _wheel(archive: Path, into: Path) -> None:
+def bindings_wheel(archive: Path, into: Path) -> None:
     """Make the bindings' wheel without their own copy of the libraries: they load the toolchain's."""
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(into), str(archive)]
     processes.run(
@@ -236,7 +235,17 @@ def _wheel(archive: Path, into: Path) -> None:
     )
 
 
-def _collect(unpacked: Path, objects: Path, into: Path) -> None:
+def assemble(unpacked: Path, objects: Path, into: Path) -> LlamaCpp:
+    """Build a toolchain of an unpacked and patched source into a folder that ASSAY_LLAMA_CPP may name.
+
+    What an interrupted build left in `objects` is used again. Raises RequirementError and BuildError as `build`.
+    """
+    _assemble(unpacked, objects, into, compiler.tools(patched=True))
+    return LlamaCpp(root=into, version=pin().version)
+
+
+def _assemble(unpacked: Path, objects: Path, into: Path, tools: Mapping[str, Path]) -> None:
+    compiler.compile_(unpacked, objects, tools)
     into.mkdir(exist_ok=True)
     shutil.copytree(objects / "bin", into / "bin", symlinks=True)
     for name in KEPT:
@@ -247,4 +256,6 @@ def _collect(unpacked: Path, objects: Path, into: Path) -> None:
             shutil.copy2(path, into / name)
 
 
-__all__ = ["LlamaCpp", "Pin", "build", "find", "install_bindings", "key", "load", "pin"]
+__all__ = [
+    "LlamaCpp", "Pin", "assemble", "bindings_wheel", "build", "find", "install_bindings", "key", "load", "pin",
+]  # fmt: skip

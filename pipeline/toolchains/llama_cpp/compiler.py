@@ -99,9 +99,12 @@ def version(name: str, line: int = 0) -> str:
     return processes.run([compiler, "--version"], what=f"{name} --version").splitlines()[line]
 
 
-def tools() -> dict[str, Path]:
-    """Find what compiles. RequirementError names the first that is missing, and how to get it."""
-    names = ("cmake", "c++", "ninja", "git", "nvcc") if cuda_flags() else ("cmake", "c++", "ninja", "git")
+def tools(*, patched: bool = False) -> dict[str, Path]:
+    """Find what compiles. RequirementError names the first that is missing, and how to get it.
+
+    Sources that are patched already do not need git.
+    """
+    names = ["cmake", "c++", "ninja", *([] if patched else ["git"]), *(["nvcc"] if cuda_flags() else [])]
     return {name: _tool(name) for name in names}
 
 

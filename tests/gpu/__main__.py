@@ -34,7 +34,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--small", action="store_true", help="every item in a small size, on the CPU where need be")
     command.add_argument("--budget-seconds", type=float, default=540.0, metavar="S", help="for all of it; default: 540")
     command.add_argument("--only", action="append", metavar="NAME", help="this item, and those that it needs")
-    command.add_argument("--again", action="store_true", help="also what an earlier run has done")
+    command.add_argument(
+        "--again", action="store_true", help="also what an earlier run has done; with --only, those items alone"
+    )
     command.add_argument("--pack", type=Path, default=layout.PACK, metavar="FOLDER")
     command.add_argument("--work", type=Path, default=layout.WORK, metavar="FOLDER", help="kept from run to run")
     command.set_defaults(run=_run)

@@ -20,7 +20,7 @@ class Item:
     lane: Lane = "gpu"
     """Items of the other lane run beside it: compiling and the CPU's own figures take minutes in which no GPU works."""
     alone: bool = False
-    """Nothing runs beside it, because the CPU bears on what it measures."""
+    """Nothing runs beside it, because the CPU bears on what it measures. It is of the lane "gpu"."""
 
 
 DEVICE, LLAMA_CPP = "machine/device", "machine/llama.cpp"

@@ -36,7 +36,9 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     install(pack, work)
-    state = State(work, out, small=small, again=again)
+    state = State(work, out, small=small)
+    if again:
+        state.forget(only or listing.NAMES)
     return Run(state, pack, work, small=small, deadline=began + budget_seconds - MARGIN_SECONDS).all(
         listing.chosen(only)
     )
@@ -66,10 +68,10 @@ def install(pack: Path, work: Path) -> None:
 class State:
     """What is known of each item: one JSON file, whole at every moment, in the run's own folder and in `out`."""
 
-    def __init__(self, work: Path, out: Path, *, small: bool, again: bool) -> None:
+    def __init__(self, work: Path, out: Path, *, small: bool) -> None:
         self._paths = (work / RESULT, out / RESULT)
         self.value: dict[str, Any] = {"format": 1, "small": small, "items": {}}
-        if self._paths[0].exists() and not again:
+        if self._paths[0].exists():
             earlier = json.loads(self._paths[0].read_text(encoding="utf-8"))
             if earlier["small"] == small:
                 self.value = earlier
@@ -84,6 +86,12 @@ class State:
     def done(self, name: str) -> bool:
         """Tell whether an item has its figures."""
         return self.items.get(name, {}).get("state") == DONE
+
+    def forget(self, names: Sequence[str]) -> None:
+        """Let these be done again."""
+        for name in names:
+            self.items.pop(name, None)
+        self.write()
 
     def put(self, name: str, entry: Mapping[str, Any]) -> None:
         """Keep what came of an item."""
@@ -146,14 +154,17 @@ class Run:
     def _begin_some(self, waiting: Sequence[Item]) -> list[Item]:
         """Start what can be started, in order; return what still waits.
 
-        What has to run alone, and only waits for others to end, lets nothing after it go first.
+        Where something has to run alone and could, the other lane begins nothing new: its own lane goes on while the
+        other is busy, and is free for it soon after.
         """
-        left = list(waiting)
+        left, held = list(waiting), False
         for item in waiting:
+            if held and item.lane == "cpu":
+                continue
             if self._begin(item, left):
                 left.remove(item)
             elif item.alone and all(self._state.done(name) for name in item.needs):
-                break
+                held = True
         return left
 
     def _begin(self, item: Item, waiting: Sequence[Item]) -> bool:

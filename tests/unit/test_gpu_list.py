@@ -5,6 +5,7 @@ import sys
 import time
 import tomllib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     monkeypatch.setattr(running, "command", command)
 
-    def run(*items: Item, seconds: float = 60, again: bool = False) -> dict[str, Any]:
-        state = running.State(tmp_path / "work", tmp_path / "out", small=False, again=again)
+    def run(*items: Item, seconds: float = 60, again: Sequence[str] = ()) -> dict[str, Any]:
+        state = running.State(tmp_path / "work", tmp_path / "out", small=False)
+        state.forget(again)
         worker = running.Run(state, tmp_path, tmp_path / "work", small=False, deadline=time.monotonic() + seconds)
         worker.all(items)
         found: dict[str, Any] = json.loads((tmp_path / "out/gpu.json").read_text())
@@ -82,15 +84,21 @@ def test_what_does_not_fit_the_budget_is_told_and_done_by_the_next_run(do: Any) 
     second = do(Item("a/good", 8), Item("a/after", 30), seconds=20)["items"]
     assert second["a/good"] == first["a/good"]  # not done again
     assert second["a/after"]["state"] == "done"
+    third = do(Item("a/good", 8), Item("a/after", 30), again=["a/good"])["items"]
+    assert third["a/good"]["seconds"] != first["a/good"]["seconds"]
+    assert third["a/after"] == second["a/after"]
 
 
 def test_lanes_run_beside_each_other_but_for_what_must_be_alone(do: Any) -> None:
-    found = do(
-        Item("b/slow", 30, lane="cpu"), Item("a/good", 30), Item("b/beside", 30, alone=True), Item("a/after", 30)
-    )
-    items = found["items"]
-    assert items["b/slow"]["beside"] == ["a/good"]
+    items = do(
+        Item("b/slow", 30, lane="cpu"),
+        Item("b/beside", 30, alone=True),
+        Item("a/good", 30),
+        Item("a/after", 30, lane="cpu"),
+    )["items"]
+    assert items["b/slow"]["beside"] == ["a/good"]  # no lane is idle because something waits to be alone
     assert items["b/beside"]["beside"] == []
+    assert list(items) == ["a/good", "b/slow", "b/beside", "a/after"]
 
 
 def test_each_item_needs_only_what_stands_before_it() -> None:

@@ -10,6 +10,9 @@ from tests.gpu.running import DONE
 
 FORMAT = 1
 
+SPEEDS = ("s", "tokens/s", "GB/s", "TFLOP/s")
+"""Units of what other work on the machine bears on."""
+
 
 def load(path: Path) -> dict[str, Any]:
     """Read a run's JSON. SystemExit where it is none."""
@@ -46,7 +49,7 @@ def _rows(name: str, item: Mapping[str, Any]) -> Iterator[tuple[str, str, str, s
     beside = f"beside {', '.join(item['beside'])}" if item.get("beside") else ""
     for figure in item["figures"]:
         taken = figure["gpu_bytes"]
-        note = "; ".join(filter(None, (figure["note"], beside)))
+        note = "; ".join(filter(None, (figure["note"], beside if figure["unit"] in SPEEDS else "")))
         yield (
             f"{space}{figure['what']}",
             f"{number(figure['value'])} {figure['unit']}".rstrip(),
@@ -59,10 +62,10 @@ def _rows(name: str, item: Mapping[str, Any]) -> Iterator[tuple[str, str, str, s
 
 
 def number(value: float) -> str:
-    """Write a figure with four digits that count; whole thousands with commas."""
+    """Write a figure with four digits that count; whole thousands with commas, a ratio near 1 by what it differs."""
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.4g}"
+    return f"{value:.5f}" if 0.9 < value < 1.1 else f"{value:.4g}"
 
 
 def _cell(words: str) -> str:

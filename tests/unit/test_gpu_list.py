@@ -184,7 +184,7 @@ def test_rows_of_a_recorded_run() -> None:
     figures = sum(len(item["figures"]) for item in found["items"].values())
     unfinished = [name for name, item in found["items"].items() if item["state"] != running.DONE]
     assert len(rows) == figures + len(unfinished)
-    assert {"machine", "random", "smollm2"} <= {name.partition("/")[0] for name in found["items"]}
+    assert set(found["items"]) == set(listing.NAMES)
     assert any(row.startswith("| random: gptq-int4, perplexity ratio | ") for row in rows)
     assert all(row.count(" | ") == 3 for row in rows), rows
 

@@ -39,8 +39,8 @@ class RequirementError(AssayError):
     exit_code = 6
 
 
-class RoomError(RequirementError):
-    """This machine has not the memory or the disk for an artifact."""
+class CapacityError(RequirementError):
+    """This machine has too little memory or disk for an artifact."""
 
 
 class BuildError(AssayError):

@@ -19,8 +19,9 @@ from pipeline.stages import hardware, prediction
 def artifact(params: Params, name: str) -> None:
     """Fill artifacts/<name>/ and write measurements/build/<name>.json.
 
-    An artifact that cannot exist for this checkpoint, or lacks hardware, gets a record that says why. Missing tools are
-    an error; so is a want of room or a build that goes wrong, of which stages/failure.py makes a row.
+    An artifact that cannot exist for this checkpoint, or lacks hardware, gets a record that says why. A missing tool is
+    an error that stops the run. Where the artifact is too large for this machine or its build goes wrong, the error
+    becomes a row (stages/failure.py).
     """
     recipe = params.artifacts[name]
     checkpoint = Checkpoint.load(paths.CHECKPOINT / FILE)

@@ -1,8 +1,8 @@
 """An artifact that fails is a row that says why, and the run goes on; its last stage, outcome, then fails.
 
 What concerns one artifact becomes a row: a tool that fails or crashes, an artifact that comes out damaged, cannot be
-loaded or has no room here, an error that nobody foresaw. What concerns all of them stops the run at once: params.yaml,
-a full disk, a tool that is not there, the Hub.
+loaded or is too large for this machine, an error that nobody foresaw. What concerns all of them stops the run at once:
+an error in params.yaml, a full disk, a tool that is not there, the Hub.
 """
 
 import errno
@@ -12,7 +12,7 @@ import re
 import traceback
 from collections.abc import Iterator
 
-from pipeline.errors import AssayError, BuildError, MeasurementError, RoomError
+from pipeline.errors import AssayError, BuildError, CapacityError, MeasurementError
 from pipeline.params import Params
 from pipeline.records import Failure, Selection
 
@@ -35,7 +35,7 @@ def concerns_one(error: Exception) -> bool:
     if os.environ.get("ASSAY_STRICT"):
         return False
     if isinstance(error, AssayError):
-        return isinstance(error, BuildError | MeasurementError | RoomError)
+        return isinstance(error, BuildError | MeasurementError | CapacityError)
     return not (isinstance(error, OSError) and error.errno in FULL)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from containers.engines import CONTEXT_TOKENS
 from pipeline import paths
 from pipeline.backends import AnyRecipe
-from pipeline.errors import RoomError
+from pipeline.errors import CapacityError
 from pipeline.params import Params
 from pipeline.records import Predicted
 from pipeline.sizing import fit, hardware, read
@@ -32,7 +32,7 @@ def predict(params: Params, recipe: AnyRecipe, checkpoint: Path) -> Estimate:
 def require_room(params: Params, name: str, estimate: Estimate) -> None:
     """Refuse what this machine's memory or disk cannot hold: the build, and serving, which the latency stage does.
 
-    RoomError with the numbers, unless ASSAY_FORCE or params.force says otherwise.
+    CapacityError with the numbers, unless ASSAY_FORCE or params.force says otherwise.
     """
     if params.force or os.environ.get(FORCE):
         return
@@ -41,7 +41,7 @@ def require_room(params: Params, name: str, estimate: Estimate) -> None:
     here = hardware.detect(out, gpus=params.device != "cpu", measure=False)
     problems = fit.build_problems(estimate, here) + fit.serving_problems(estimate, here)
     if problems:
-        raise RoomError(
+        raise CapacityError(
             f"artifact {name} does not fit this machine: {'; '.join(problems)}\n"
             f"`assay plan --hardware NAME` names larger ones; {FORCE}=1, or force: true in params.yaml, builds it all "
             "the same"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.fresh import settings
-from tests.fresh.distributions import CACHE, HOME, USER, USER_ID
+from tests.fresh.distributions import CACHE, USER, USER_ID
 
 ENTER = """
 set -e
@@ -40,7 +40,8 @@ class Machine:
     @property
     def home(self) -> Path:
         """The user's, as the inside names it."""
-        return HOME if self.user != "root" else Path("/root")
+        lines = (self.root / "etc/passwd").read_text(encoding="utf-8").splitlines()
+        return next(Path(home) for name, *_, home, _shell in (line.split(":") for line in lines) if name == self.user)
 
     def outside(self, path: Path) -> Path:
         """Return where a path of the inside lies for us."""
@@ -102,7 +103,7 @@ def _tell(machine: Machine) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
     if machine.user == USER:
-        subprocess.run(["chown", "-R", f"{USER_ID}:{USER_ID}", machine.outside(HOME)], check=True)
+        subprocess.run(["chown", "-R", f"{USER_ID}:{USER_ID}", machine.outside(machine.home)], check=True)
 
 
 def _mountable(source: Path, target: Path) -> None:

@@ -141,11 +141,11 @@ def _llama_cpp(part: Path, work: Path, contents: dict[str, Any]) -> None:
 
 
 def _checkpoint(parts: Path, checkpoint: Path, limit: int) -> None:
-    """Put pieces into the first part as long as it has room, and then into the second."""
-    room = limit - sum(one.bytes for one in sizes(parts))
+    """Fill the first part up to the limit with the checkpoint's files, and put the others into the second."""
+    left = limit - sum(one.bytes for one in sizes(parts))
     for name, content in pieces.encode(checkpoint):
-        part = "1" if len(content) <= room else "2"
-        room -= len(content) if part == "1" else 0
+        part = "1" if len(content) <= left else "2"
+        left -= len(content) if part == "1" else 0
         path = parts / part / CHECKPOINT / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.gpu import listing
-from tests.gpu.running import DONE
-
-FORMAT = 1
+from tests.gpu.running import DONE, FORMAT
 
 SPEEDS = ("s", "tokens/s", "GB/s", "TFLOP/s")
 """Units of what other work on the machine bears on."""

@@ -24,6 +24,8 @@ TAIL_LINES, TAIL_CHARACTERS = 25, 4000
 POLL_SECONDS = 0.2
 MARGIN_SECONDS = 10.0
 """Of the budget, left for ending what runs and writing."""
+FORMAT = 1
+"""Of the JSON. Raise it when a reader of the old one would misread the new one."""
 DONE, FAILED, ENDED, NOT_REACHED, NOT_RUN = "done", "failed", "ended at its limit", "not reached", "not run"
 
 
@@ -70,7 +72,7 @@ class State:
 
     def __init__(self, work: Path, out: Path, *, small: bool) -> None:
         self._paths = (work / RESULT, out / RESULT)
-        self.value: dict[str, Any] = {"format": 1, "small": small, "items": {}}
+        self.value: dict[str, Any] = {"format": FORMAT, "small": small, "items": {}}
         if self._paths[0].exists():
             earlier = json.loads(self._paths[0].read_text(encoding="utf-8"))
             if earlier["small"] == small:

@@ -13,12 +13,12 @@ from pipeline import paths
 from pipeline.errors import (
     AssayError,
     BuildError,
+    CapacityError,
     FailedRowsError,
     MeasurementError,
     NativeCrashError,
     ParamsError,
     RequirementError,
-    RoomError,
     StorageError,
 )
 from pipeline.params import Objective, Params, SelectionParams, load
@@ -78,7 +78,7 @@ def test_a_stage_that_crashes_leaves_a_row_and_under_strict_nothing(params: Para
         (RuntimeError("of a library"), True),
         (StorageError("full"), False),
         (RequirementError("no tool"), False),
-        (RoomError("takes 31 GB, of 23"), True),
+        (CapacityError("takes 31 GB, of 23"), True),
         (ParamsError("no such key"), False),
         (OSError(28, "No space left on device"), False),
     ],

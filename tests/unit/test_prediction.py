@@ -11,7 +11,7 @@ from pipeline.backends.gguf.recipe import Gguf
 from pipeline.backends.gptq.recipe import Gptq
 from pipeline.backends.onnx.recipe import Onnx
 from pipeline.backends.safetensors.recipe import Safetensors
-from pipeline.errors import RoomError
+from pipeline.errors import CapacityError
 from pipeline.params import Params, load
 from pipeline.sizing import hardware, read
 from pipeline.sizing.estimate import Load
@@ -89,7 +89,7 @@ def test_too_little_memory_or_disk_is_said_with_numbers_unless_forced(
 ) -> None:
     estimate = prediction.predict(params, params.artifacts["awq-int4"], DEMO)
     monkeypatch.setattr(hardware, "memory_bytes", lambda: 10**9)
-    with pytest.raises(RoomError, match=r"building takes 1.83 GB of memory, of 950 MB") as caught:
+    with pytest.raises(CapacityError, match=r"building takes 1.83 GB of memory, of 950 MB") as caught:
         prediction.require_room(params, "awq-int4", estimate)
     assert prediction.FORCE in str(caught.value)
     prediction.require_room(params.model_copy(update={"force": True}), "awq-int4", estimate)
@@ -107,5 +107,5 @@ def test_weights_that_no_memory_holds_are_refused_though_they_could_be_built(
     many = Params.model_validate(raw)
     estimate = prediction.predict(many, many.artifacts["gguf-f16"], DEMO)
     monkeypatch.setattr(hardware, "memory_bytes", lambda: 5 * 10**8)
-    with pytest.raises(RoomError, match=r"gguf-f16 does not fit.*: serving takes .* cache 805 MB\), of 475 MB"):
+    with pytest.raises(CapacityError, match=r"gguf-f16 does not fit.*: serving takes .* cache 805 MB\), of 475 MB"):
         prediction.require_room(many, "gguf-f16", estimate)

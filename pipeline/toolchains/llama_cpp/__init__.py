@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -208,7 +208,8 @@ def _room() -> int:
 
 def _build(built: LlamaCpp) -> None:
     """Fill `built.root`, at once or not at all; the caller holds the lock, so every partial folder is stale."""
-    tools, folder = compiler.tools(), built.root.parent
+    compiler.tools()  # what is missing is told before anything is downloaded
+    folder = built.root.parent
     for stale in folder.glob("llama.cpp-*.partial"):
         shutil.rmtree(stale)
     store.check_free("llama.cpp", _room())
@@ -219,7 +220,7 @@ def _build(built: LlamaCpp) -> None:
         unpacked = source.unpack(archive, partial / "source")
         finished = LlamaCpp(root=partial / "finished", version=built.version)
         bindings_wheel(archive, finished.root / "wheels")  # first, because it may need the network
-        _assemble(unpacked, partial / "objects", finished.root, tools)
+        assemble(unpacked, partial / "objects", finished.root)
         _try(finished, built)
         shutil.rmtree(built.root, ignore_errors=True)
         finished.root.rename(built.root)
@@ -235,17 +236,12 @@ def bindings_wheel(archive: Path, into: Path) -> None:
     )
 
 
-def assemble(unpacked: Path, objects: Path, into: Path) -> LlamaCpp:
+def assemble(unpacked: Path, objects: Path, into: Path) -> None:
     """Build a toolchain of an unpacked and patched source into a folder that ASSAY_LLAMA_CPP may name.
 
     What an interrupted build left in `objects` is used again. Raises RequirementError and BuildError as `build`.
     """
-    _assemble(unpacked, objects, into, compiler.tools(patched=True))
-    return LlamaCpp(root=into, version=pin().version)
-
-
-def _assemble(unpacked: Path, objects: Path, into: Path, tools: Mapping[str, Path]) -> None:
-    compiler.compile_(unpacked, objects, tools)
+    compiler.compile_(unpacked, objects, compiler.tools(patched=True))
     into.mkdir(exist_ok=True)
     shutil.copytree(objects / "bin", into / "bin", symlinks=True)
     for name in KEPT:

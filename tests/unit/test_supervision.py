@@ -140,7 +140,8 @@ def test_a_supervisor_that_is_killed_takes_the_stage_along() -> None:
 def test_ctrl_c_comes_once_and_bars_are_drawn_on_a_terminal() -> None:
     """On a terminal both get the signal; what it interrupts takes a moment to clean up, and must be left to."""
     work = (
-        "try:\n    print(os.isatty(2), os.get_terminal_size(2).columns, file=sys.stderr, flush=True)\n    time.sleep(60)\n"
+        "try:\n    print(os.isatty(2), os.get_terminal_size(2).columns, file=sys.stderr, flush=True)\n"
+        "    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(0.5); print('cleaned up', file=sys.stderr); raise"
     )
     pid, terminal = pty.fork()

@@ -45,10 +45,11 @@ def main() -> None:
     import torch
     from gptqmodel import BACKEND, GPTQModel
 
-    from pipeline.backends.common import products
+    from pipeline.backends.common import clipping, products
 
     torch.manual_seed(0)
     products.widen()
+    clipping.replace()
     model = GPTQModel.load(job.checkpoint, _config(job), dtype=getattr(torch, job.dtype))
     _report_layers(model)
     model.quantize(

@@ -1,4 +1,4 @@
-"""Artifacts of the demo checkpoint, built by the rooms themselves, for tests that serve them."""
+"""Artifacts of the demo checkpoint, built by the backends themselves, for tests that serve them."""
 
 from pathlib import Path
 

@@ -20,7 +20,7 @@ TESTS = ROOT / "tests" / "contract" / "test_architectures.py"
 PROPERTY = "support"
 """Name under which the tests record what they found."""
 MEASURING = pytest.StashKey[bool]()
-"""Set in pytest's config while docs/support.json is being written: then it is no yardstick."""
+"""Set in pytest's config while docs/support.json is being written: then nothing is held against it."""
 
 BACKENDS = {"gguf": "GGUF", "gptq": "GPTQ", "awq": "AWQ", "onnx": "ONNX"}
 

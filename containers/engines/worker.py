@@ -228,7 +228,7 @@ def main() -> int:
 
 
 def _worker(backend: str, options: argparse.Namespace, runner: Any, wire: socket.socket) -> Worker:
-    """Let the runtime's own room describe what it loaded."""
+    """Let the runtime's own module describe what it loaded."""
     if backend == "gguf":
         from containers.engines.llama_cpp.model import model as scored
 

@@ -1,4 +1,4 @@
-"""The registry: one closed union of recipes. A new backend is a room with the same doors and one more name here."""
+"""The registry: one closed union of recipes. A new backend has the interface of contract.py and one more name here."""
 
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -11,12 +11,12 @@ from pipeline.backends.onnx.recipe import Onnx
 from pipeline.backends.safetensors.recipe import Safetensors
 from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
 
-Rooms: TypeAlias = Gguf | Gptq | Awq | Onnx | Safetensors | TensorRtLlm
+Recipes: TypeAlias = Gguf | Gptq | Awq | Onnx | Safetensors | TensorRtLlm
 
-AnyRecipe: TypeAlias = Annotated[Rooms, Field(discriminator="backend")]
+AnyRecipe: TypeAlias = Annotated[Recipes, Field(discriminator="backend")]
 
 if TYPE_CHECKING:
     from pipeline.backends.contract import Recipe
 
-    def _every_room_has_the_same_doors(recipe: Rooms) -> Recipe:
+    def _every_recipe_has_the_interface(recipe: Recipes) -> Recipe:
         return recipe

@@ -1,6 +1,6 @@
-"""The doors that every backend's room has. A recipe *is* the room's front: a frozen model with these methods.
+"""The interface of every backend: a recipe is a frozen model of settings with these methods.
 
-Heavy imports (torch, gptqmodel, onnxruntime_genai, llama_cpp) live behind the doors, inside the functions, so that
+Heavy imports (torch, gptqmodel, onnxruntime_genai, llama_cpp) are imported inside the methods, so that
 params.yaml validates in a fraction of a second.
 """
 

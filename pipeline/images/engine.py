@@ -65,10 +65,10 @@ def _inputs(name: str, bases: Bases) -> dict[str, str]:
 
 def context(name: str, into: Path, python: str) -> None:
     """Gather what the Containerfile copies: nothing is downloaded while it is built."""
-    room = ROOT / "containers" / name
-    shutil.copytree(room, into, ignore=shutil.ignore_patterns("__pycache__"))
+    folder = ROOT / "containers" / name
+    shutil.copytree(folder, into, ignore=shutil.ignore_patterns("__pycache__"))
     (into / "wheelhouse").mkdir()
-    for requirements in wheels.files(room):
+    for requirements in wheels.files(folder):
         for wheel in wheels.house(requirements, python).iterdir():
             shutil.copy2(wheel, into / "wheelhouse" / wheel.name)
     if name == "llama_cpp":

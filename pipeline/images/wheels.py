@@ -113,17 +113,17 @@ def installed(engine: str, python: str) -> tuple[Package, ...]:
 
 def locked() -> list[Path]:
     """List all requirements files."""
-    return [file for room in sorted((ROOT / "containers").iterdir()) for file in files(room)]
+    return [file for folder in sorted((ROOT / "containers").iterdir()) for file in files(folder)]
 
 
-def files(room: Path) -> list[Path]:
+def files(folder: Path) -> list[Path]:
     """List the requirements files of one engine."""
-    return sorted([*room.glob(f"*{REQUIREMENTS}"), *room.glob(SOURCES)])
+    return sorted([*folder.glob(f"*{REQUIREMENTS}"), *folder.glob(SOURCES)])
 
 
-def targets(room: str) -> list[Target]:
-    """List what a room's packages are locked for."""
-    pin = manifest.load().public(room)
+def targets(engine: str) -> list[Target]:
+    """List what an engine's packages are locked for."""
+    pin = manifest.load().public(engine)
     return [Target(python=each, machine=machine) for machine in oci.PLATFORMS for each in _pythons(pin)]
 
 

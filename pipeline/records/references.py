@@ -89,7 +89,7 @@ class Chat(Record):
 
 
 class Vocabulary(Record):
-    """What the checkpoint's tokenizer does: the yardstick for each artifact's own tokenizer."""
+    """What the checkpoint's tokenizer does: the reference for each artifact's own tokenizer."""
 
     size: int
     special_ids: dict[str, int | None]

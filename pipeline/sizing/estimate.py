@@ -1,4 +1,4 @@
-"""What an artifact will take, computed before it is built: the answer to a recipe's door `estimate`.
+"""What an artifact will take, computed before it is built: what a recipe's `estimate` returns.
 
 Formulas are a recipe's own; the constants for interpreters and libraries were measured, and say where.
 """

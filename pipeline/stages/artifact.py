@@ -133,6 +133,6 @@ def _checked(
 
 
 def _vocabulary(folder: Path) -> Vocabulary:
-    """Load the yardstick; a template that writes today's date is rendered now, as the artifact's runtime will."""
+    """Load what the checkpoint's tokenizer does; a template that writes the date is rendered now, as when served."""
     vocabulary = Vocabulary.load(paths.CORPUS / "vocabulary.json")
     return hf_tokenizer.with_chats(vocabulary, hf_tokenizer.load(folder)) if vocabulary.reads_clock else vocabulary

@@ -67,7 +67,7 @@ def _measure(params: Params, name: str, artifact: Artifact, runner: Runner) -> t
         runner, prompts, params.greedy.output_tokens, lambda ids: track(ids, f"continuing prompts with {name}")
     )
     log_ratio = perplexity.log_ratio(nll, reference, windows)
-    yardstick = Reference.load(paths.REFERENCE / FILE)
+    original = Reference.load(paths.REFERENCE / FILE)
     tokens = Tokens(
         nll=nll.astype(np.float32),
         kld=comparison.kld.astype(np.float32),
@@ -75,8 +75,8 @@ def _measure(params: Params, name: str, artifact: Artifact, runner: Runner) -> t
         clusters=windows.clusters,
         greedy=greedy,
         margins=agreement.margins(runner, prompts, greedy),
-        text=yardstick.evaluation,
-        reference=yardstick.checkpoint,
+        text=original.evaluation,
+        reference=original.checkpoint,
     )
     record = Quality(
         name=name,

@@ -1,4 +1,4 @@
-"""What the tests of the GPTQ and the AWQ room share: the demo checkpoint, its windows, an unpacking of their own."""
+"""What the tests of GPTQ and AWQ share: the demo checkpoint, its windows, an unpacking of their own."""
 
 import fcntl
 import json

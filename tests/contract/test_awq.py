@@ -1,4 +1,4 @@
-"""The AWQ room against the real GPTQModel: what it builds, reads back and scores."""
+"""The AWQ backend against the real GPTQModel: what it builds, reads back and scores."""
 
 import shutil
 from pathlib import Path

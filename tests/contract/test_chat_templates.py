@@ -1,4 +1,4 @@
-"""Each room's own runtime against the checkpoint's tokenizer: conversations, added tokens and BOS, id by id."""
+"""Each backend's own runtime against the checkpoint's tokenizer: conversations, added tokens and BOS, id by id."""
 
 import pydoc_data.topics
 import shutil
@@ -36,15 +36,15 @@ GGUF_ADDS_BOS = b"tokenizer.ggml.add_bos_token\x07\x00\x00\x00"
 
 
 @pytest.fixture(scope="module")
-def yardstick() -> Vocabulary:
+def reference() -> Vocabulary:
     if not (DEMO / "config.json").is_file():
         pytest.skip("models/demo holds no checkpoint")
     return hf_tokenizer.vocabulary(hf_tokenizer.load(DEMO), [pydoc_data.topics.topics["with"]])
 
 
 @pytest.fixture(scope="module", params=RECIPES)
-def built(request: pytest.FixtureRequest, yardstick: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """The demo checkpoint as an artifact of each room; pytest runs all tests of one room together."""
+def built(request: pytest.FixtureRequest, reference: Vocabulary, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The demo checkpoint as an artifact of each backend; pytest runs all tests of one backend together."""
     name = cast(str, request.param)
     recipe = RECIPES[name]
     if missing := recipe.requirements():
@@ -83,63 +83,63 @@ def altered(artifact: Path, into: Path, old: bytes, new: bytes) -> Path:
     return copy
 
 
-def test_renders_as_the_checkpoint_does(built: Built, yardstick: Vocabulary) -> None:
-    assert yardstick.adds_bos
-    assert {"<s>": 1, "</s>": 2}.items() <= yardstick.added_tokens.items()
-    assert all(chat.ids[0] == 1 and chat.ids[1] != 1 for chat in yardstick.chats)
-    assert found(*built, yardstick) == ([], 1.0, ())
+def test_renders_as_the_checkpoint_does(built: Built, reference: Vocabulary) -> None:
+    assert reference.adds_bos
+    assert {"<s>": 1, "</s>": 2}.items() <= reference.added_tokens.items()
+    assert all(chat.ids[0] == 1 and chat.ids[1] != 1 for chat in reference.chats)
+    assert found(*built, reference) == ([], 1.0, ())
 
 
-def test_an_altered_template_is_told_with_the_place(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+def test_an_altered_template_is_told_with_the_place(built: Built, reference: Vocabulary, tmp_path: Path) -> None:
     recipe, artifact = built
     broken = altered(artifact, tmp_path / "broken", b"[INST] ", b"[TSNI] ")
-    problems, agreement, (note,) = found(recipe, broken, yardstick)
+    problems, agreement, (note,) = found(recipe, broken, reference)
     assert problems == ["the checkpoint's chat template differs"]
     assert agreement == 0
     assert "'one question' parts from the checkpoint's at position 2," in note
 
 
-def test_a_template_that_refuses_is_told_with_its_words(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+def test_a_template_that_refuses_is_told_with_its_words(built: Built, reference: Vocabulary, tmp_path: Path) -> None:
     recipe, artifact = built
     broken = altered(artifact, tmp_path / "broken", b") != (loop.index0", b") == (loop.index0")
-    _, agreement, (note,) = found(recipe, broken, yardstick)
+    _, agreement, (note,) = found(recipe, broken, reference)
     assert agreement == 0
     assert "'one question' is refused: " in note
     assert "must take turns" in note
 
 
-def test_a_renamed_added_token_is_damage(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+def test_a_renamed_added_token_is_damage(built: Built, reference: Vocabulary, tmp_path: Path) -> None:
     recipe, artifact = built
     broken = altered(artifact, tmp_path / "broken", b"</s>", b"</x>")
-    problems, _, _ = found(recipe, broken, yardstick)
+    problems, _, _ = found(recipe, broken, reference)
     assert any("for the added token '</s>', which is 2" in problem for problem in problems)
 
 
 @pytest.mark.parametrize("built", ["gguf"], indirect=True)
-def test_gguf_that_forgets_bos_is_damage(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+def test_gguf_that_forgets_bos_is_damage(built: Built, reference: Vocabulary, tmp_path: Path) -> None:
     """Conversations stay the same: there the template writes BOS."""
     recipe, artifact = built
     broken = altered(artifact, tmp_path / "broken", GGUF_ADDS_BOS + b"\x01", GGUF_ADDS_BOS + b"\x00")
-    problems, agreement, _ = found(recipe, broken, yardstick)
+    problems, agreement, _ = found(recipe, broken, reference)
     assert problems == ["its tokenizer does not add BOS to plain text, the checkpoint's adds it"]
     assert agreement == 1
 
 
 @pytest.mark.parametrize("built", ["gguf"], indirect=True)
-def test_bos_twice_in_gguf_is_told(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+def test_bos_twice_in_gguf_is_told(built: Built, reference: Vocabulary, tmp_path: Path) -> None:
     """llama-server takes off one BOS of a template, and adds one itself."""
     recipe, artifact = built
     broken = altered(artifact, tmp_path / "broken", b'bos_token + "[INST] "', b"bos_token + bos_token")
-    _, agreement, (note,) = found(recipe, broken, yardstick)
+    _, agreement, (note,) = found(recipe, broken, reference)
     assert agreement == 0
     assert "at position 1, 1 " in note
 
 
 @pytest.mark.parametrize("built", ["gguf"], indirect=True)
-def test_a_template_that_llama_server_cannot_read_is_told(built: Built, yardstick: Vocabulary, tmp_path: Path) -> None:
+def test_a_template_that_llama_server_cannot_read_is_told(built: Built, reference: Vocabulary, tmp_path: Path) -> None:
     recipe, artifact = built
     broken = altered(artifact, tmp_path / "broken", b"{%- endfor -%}", b"{%- endfoo -%}")
-    _, agreement, (note,) = found(recipe, broken, yardstick)
+    _, agreement, (note,) = found(recipe, broken, reference)
     assert agreement == 0
     assert "refused: llama-server" in note
 

@@ -70,7 +70,7 @@ def test_a_backend_that_follows_the_page_is_planned_built_and_measured(tree: Pat
 
 
 def test_the_room_passes_what_the_repository_is_held_to(tree: Path) -> None:
-    room = "pipeline/backends/rounded"
-    run(tree, f"ruff check {room} pipeline/backends/__init__.py && ruff format --check {room}")
+    package = "pipeline/backends/rounded"
+    run(tree, f"ruff check {package} pipeline/backends/__init__.py && ruff format --check {package}")
     run(tree, "lint-imports")
-    run(tree, f"mypy --cache-dir=/dev/null --follow-imports=silent {room} pipeline/backends/__init__.py")
+    run(tree, f"mypy --cache-dir=/dev/null --follow-imports=silent {package} pipeline/backends/__init__.py")

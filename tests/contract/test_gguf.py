@@ -1,4 +1,4 @@
-"""The GGUF room against the real llama.cpp: what it builds, reads back and scores."""
+"""The GGUF backend against the real llama.cpp: what it builds, reads back and scores."""
 
 import json
 import pydoc_data.topics

@@ -1,4 +1,4 @@
-"""The GPTQ room against the real GPTQModel: what it builds, reads back and scores."""
+"""The GPTQ backend against the real GPTQModel: what it builds, reads back and scores."""
 
 import shutil
 from pathlib import Path

@@ -146,7 +146,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def test_a_graph_that_computes_something_else_is_refused(gpt_2: Case, tmp_path: Path) -> None:
-    """As where the exporter's transformers reads a key of config.json otherwise than the one that is the yardstick."""
+    """As where the exporter's transformers reads a key of config.json otherwise than that of the reference."""
     other = shutil.copytree(gpt_2.checkpoint, tmp_path / "other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"activation_function": "relu"}))

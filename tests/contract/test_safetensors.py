@@ -1,4 +1,4 @@
-"""The room of unquantized checkpoints: byte for byte where nothing has to change, else each number rounded once."""
+"""The backend of unquantized checkpoints: byte for byte where nothing has to change, else each number rounded once."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from containers.engines.contract import Sampling
 from evals.scoring import score
 from pipeline import digests
 from pipeline.backends.common import causal_lm, checks, hf_tokenizer
-from pipeline.backends.safetensors import build as room
+from pipeline.backends.safetensors import build as backend
 from pipeline.backends.safetensors.recipe import Safetensors
 from pipeline.checkpoints.weights import Entry, read_header
 from pipeline.compute import Compute
@@ -65,7 +65,7 @@ def test_a_checkpoint_of_that_dtype_is_kept_byte_for_byte(same: Path) -> None:
 
 
 def test_another_dtype_rounds_each_number_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "BLOCK_BYTES", 4096)  # so that a tensor takes many
+    monkeypatch.setattr(backend, "BLOCK_BYTES", 4096)  # so that a tensor takes many
     half, notes = build(F16, tmp_path / "half")
     original, written = tensors(CHECKPOINT), tensors(half)
     assert original.keys() == written.keys()
@@ -110,7 +110,7 @@ def test_a_file_that_is_cut_off_after_its_header_was_read_is_an_error(
         os.truncate(path, path.stat().st_size - 8)
         return found
 
-    monkeypatch.setattr(room, "read_header", cut)
+    monkeypatch.setattr(backend, "read_header", cut)
     with pytest.raises(BuildError, match=r"\.safetensors ends 8 bytes before .* does"):
         build(BF16, tmp_path / "out", source)
 

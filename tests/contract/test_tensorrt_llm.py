@@ -1,4 +1,4 @@
-"""The TensorRT-LLM room against a stand-in for its container: what is asked for, written, checked, and refused."""
+"""The TensorRT-LLM backend against a stand-in for its container: what is asked for, written, checked, and refused."""
 
 import json
 import shutil

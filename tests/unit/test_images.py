@@ -319,9 +319,9 @@ def test_a_lock_holds_a_wheel_for_every_python_and_machine_that_it_names(tmp_pat
 
 
 def test_a_python_without_wheels_is_a_requirement_that_names_the_file(tmp_path: Path) -> None:
-    room = tmp_path / "some"
-    room.mkdir()
-    path = room / "requirements.txt"
+    folder = tmp_path / "some"
+    folder.mkdir()
+    path = folder / "requirements.txt"
     path.write_text(f"# All found for: 3.11 x86_64, 3.11 aarch64\nnumpy==2.2.6 --hash=sha256:{'a' * 64}\n")
     with pytest.raises(RequirementError, match=r"some/requirements\.txt has no wheels for Python 3\.13.*image\.base"):
         wheels.house(path, "3.13")

@@ -19,9 +19,9 @@ from pipeline.backends.tensorrt_llm.inside import convert
 from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
 from pipeline.records import Gpu
 
-ROOM = Path(place.__file__).parent
+BACKEND = Path(place.__file__).parent
 GOLDEN = Path(__file__).parents[1] / "golden" / "tensorrt_llm"
-FLAGS = tomllib.loads((ROOM / "flags.toml").read_text())
+FLAGS = tomllib.loads((BACKEND / "flags.toml").read_text())
 CONFIG = {"architectures": ["LlamaForCausalLM"], "num_attention_heads": 32, "vocab_size": 32000, "hidden_size": 4096}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": False, "sym": True}
 
@@ -202,7 +202,7 @@ def rendered(asked: TensorRtLlm, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         "score.json": json.dumps(run.job(asked, artifact), indent=2) + "\n",
         commands.SERVING: commands.serving(asked),
     }
-    names = {str(ROOM): "ROOM", str(folder.resolve()): ""}
+    names = {str(BACKEND): "BACKEND", str(folder.resolve()): ""}
     for path, name in names.items():
         texts = {file: text.replace(path, name) for file, text in texts.items()}
     return texts
@@ -234,7 +234,7 @@ def test_every_flag_is_one_that_was_read(name: str, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("script", ["convert.py", "score.py"])
 def test_every_call_takes_keywords_that_were_read(script: str) -> None:
     seen = set()
-    for node in ast.walk(ast.parse((ROOM / "inside" / script).read_text())):
+    for node in ast.walk(ast.parse((BACKEND / "inside" / script).read_text())):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

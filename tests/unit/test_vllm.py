@@ -19,8 +19,8 @@ from pipeline.images.manifest import ROOT
 from pipeline.records import Placement
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vllm"
-ROOM = ROOT / "containers" / "engines" / "vllm"
-READ: dict[str, Any] = tomllib.loads((ROOM / "flags.toml").read_text(encoding="utf-8"))
+ENGINE = ROOT / "containers" / "engines" / "vllm"
+READ: dict[str, Any] = tomllib.loads((ENGINE / "flags.toml").read_text(encoding="utf-8"))
 TWO_GPUS = Placement(tensor_parallel=2, gpu_memory_fraction=0.85)
 CASES: dict[str, tuple[str, str, Placement]] = {
     "safetensors-bfloat16": ("safetensors", "bfloat16", Placement()),

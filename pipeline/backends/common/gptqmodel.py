@@ -1,4 +1,4 @@
-"""What the GPTQ and the AWQ room share: both quantize with GPTQModel and keep the checkpoint's Hugging Face layout."""
+"""What GPTQ and AWQ share: both quantize with GPTQModel and keep the checkpoint's Hugging Face layout."""
 
 import ast
 import csv

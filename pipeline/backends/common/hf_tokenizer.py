@@ -1,4 +1,4 @@
-"""Hugging Face tokenizers: the checkpoint's own, which is the yardstick, and those of artifacts that keep its files."""
+"""Hugging Face tokenizers: the checkpoint's own, which is the reference, and those of artifacts that keep its files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BaseModel, Field, TypeAdapter, ValidationError, model_validator
 
-from evals.load import QUANTILES
-from pipeline import compute
+from pipeline import compute, metrics
 from pipeline.backends import AnyRecipe
 from pipeline.compute import Compute, Device
 from pipeline.errors import ParamsError
@@ -18,26 +17,13 @@ from pipeline.records import Placement, Record
 
 PATH = Path("params.yaml")
 
-METRICS = (
-    "perplexity", "perplexity_ratio", "log_perplexity_ratio", "bits_per_byte", "kld_mean", "kld_median", "kld_p95",
-    "kld_p99", "kld_p999", "kld_maximum", "top1_agreement", "delta_p_mean", "delta_p_rms", "greedy_length",
-    "greedy_identical", "chat_template_agreement", "bytes", "bits_per_weight", "peak_rss_bytes", "peak_gpu_bytes",
-    "load_seconds",
-    "ttft_seconds", "prefill_tokens_per_second", "decode_tokens_per_second", "served_output_tokens_per_second",
-    "served_requests_per_second", "served_goodput_requests_per_second", "served_load_seconds", "served_peak_rss_bytes",
-    "served_peak_gpu_bytes",
-    "price_per_million_tokens", "break_even_tokens_per_month",
-    *(f"served_{kind}_seconds_{name}" for kind in ("ttft", "tpot", "itl", "end_to_end") for name in QUANTILES),
-)  # fmt: skip
-"""What an artifact can be chosen by, beside `accuracy.TASK` and `flips.TASK`; stages/selection.py says where each value
-comes from."""
-
 
 def _known_metric(name: str) -> str:
-    if name in METRICS or re.fullmatch(r"(accuracy|flips)\.\S+", name):
+    if metrics.find(name) is not None:
         return name
-    near = difflib.get_close_matches(name, METRICS, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(METRICS)}, accuracy.TASK, flips.TASK"
+    known = [*metrics.METRICS, *(f"{kind}.TASK" for kind in metrics.TASK_METRICS)]
+    near = difflib.get_close_matches(name, metrics.METRICS, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
     raise ValueError(f"{name!r} is no metric; {hint}")
 
 
@@ -115,7 +101,7 @@ class ServingParams(Record):
     concurrency: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     """Numbers of streams, each measured by itself."""
     requests: int = Field(ge=6)
-    """Of each stream. A level's quantiles need so many of all its streams: p50 6, p90 36, p95 72, p99 368."""
+    """Requests of each stream. A level's quantiles need so many of all its streams: p50 6, p90 36, p95 72, p99 368."""
     warmup: int = Field(ge=1)
     """Requests of each stream before them that are not counted."""
     prompt_tokens: int = Field(ge=1)
@@ -187,7 +173,7 @@ class ImageParams(Record):
     """The image that serves the winner."""
 
     name: str = Field(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$")
-    """Of the repository in a registry."""
+    """The name of the repository in a registry."""
     version: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     """The commit is put behind it."""
     base: str | None = None

@@ -10,6 +10,7 @@ from evals.interference import Watched
 from evals.load import Exchange, Slo, summarize
 from evals.perplexity import Perplexity
 from evals.statistics import Estimate, share
+from pipeline.metrics import Measured
 from pipeline.params import Bound, LatencyParams, Objective, SelectionParams, ServingParams, SloParams
 from pipeline.records import (
     Build,
@@ -85,7 +86,11 @@ def finished(
         concurrency=4,
         threads=2,
     )
-    return selection.select(wanted, [(quality[name], latency[name], tasks[name]) for name in sorted(quality)]), run
+    measured = [
+        Measured(quality=quality[name], latency=latency[name], tasks=tasks[name], concurrency=4)
+        for name in sorted(quality)
+    ]
+    return selection.select(wanted, measured), run
 
 
 def around(value: float, reach: float) -> Estimate:

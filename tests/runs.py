@@ -17,6 +17,7 @@ from evals.perplexity import Perplexity
 from evals.statistics import Estimate, clustered_mean, exponential
 from evals.tokens import Tokens
 from pipeline import paths
+from pipeline.metrics import METRICS
 from pipeline.records import (
     FILE,
     Artifact,
@@ -45,7 +46,7 @@ class Made:
     rate: float = 100.0
     """Output tokens/s, within 5 %."""
     noise: float = 0.01
-    """Of one token's loss, nats."""
+    """The noise of one token's loss, nats."""
     content: bytes = b"weights"
     unavailable: str | None = None
     busy: str | None = None
@@ -96,7 +97,7 @@ def write(
         }
         rate, metric = metrics["served_output_tokens_per_second"], "served_output_tokens_per_second"
         limit = made.least_rate
-        gates = () if limit is None else (gate(metric, "at_least", limit, rate, 24, made.busy),)
+        gates = () if limit is None else (gate(METRICS[metric], "at_least", limit, rate, 24, made.busy),)
         missed = any(one.verdict != "passes" for one in gates)
         standings.append(
             Standing(

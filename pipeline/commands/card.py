@@ -2,6 +2,7 @@
 
 import yaml
 
+from pipeline import metrics
 from pipeline.params import RECIPE
 from pipeline.records import Artifact, Checkpoint, Corpus, File, Reference, Selection, Standing
 from pipeline.report import blocks, markdown, table
@@ -63,15 +64,10 @@ def _origin(artifact: Artifact, checkpoint: Checkpoint) -> str:
 
 def _measured(standing: Standing) -> blocks.Table:
     rows = []
-    for metric, found in standing.metrics.items():
-        if found is None:
-            continue
-        if (column := table.COLUMNS.get(metric)) is not None:
-            title = f"KLD {column.title}" if column in table.KLD else column.title
-            rows.append((Cell(text=title), table.figure(found, column.render)))
-        elif metric.startswith("accuracy."):
-            title = f"{metric.removeprefix('accuracy.')}, accuracy, %"
-            rows.append((Cell(text=title), table.figure(found, table.percent(1))))
+    for name, found in standing.metrics.items():
+        if found is not None and (name in table.SHOWN or name.startswith("accuracy.")):
+            metric = metrics.named(name)
+            rows.append((Cell(text=metric.title), table.figure(found, metric.show)))
     return blocks.table("What was measured", ("metric", "value"), rows)
 
 

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 from evals import changes
 from evals.statistics import Estimate
 from evals.tokens import Tokens
+from pipeline import metrics
 from pipeline.comparison import judge
-from pipeline.comparison.judge import Rule, Verdict
+from pipeline.comparison.judge import Verdict
 from pipeline.comparison.sides import Side
+from pipeline.metrics import Metric
 from pipeline.records import Latency, Spread, Standing, Tasks
+from pipeline.records.measurements import IN_PROCESS
 from pipeline.report import disturbance, table
 
-SPREADS = ("ttft_seconds", "prefill_tokens_per_second", "decode_tokens_per_second")
-"""Metrics in process: medians of a few repeats, whose extremes stand for an interval."""
+ACCURACY = "accuracy."
+"""How the names of tasks' main metrics begin; what nobody chose by is compared, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +24,7 @@ class Change:
     """One metric of one artifact, on both sides."""
 
     artifact: str
-    metric: str
-    rule: Rule
+    metric: Metric
     old: Estimate
     new: Estimate
     difference: Estimate
@@ -55,11 +57,11 @@ class Comparison:
     added: tuple[Standing, ...]
     removed: tuple[Standing, ...]
     statuses: tuple[Status, ...]
-    """Of those that changed."""
+    """The artifacts that pass, fail or exist now and did not, or the reverse."""
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-    """Of each side whose speeds are in part a busy machine's."""
+    """A sentence for each side whose speeds are in part a busy machine's."""
 
     def count(self, verdict: Verdict, artifact: str | None = None) -> int:
         """Return how many metrics and statuses were judged so, of all artifacts or of one."""
@@ -97,41 +99,41 @@ def compare(before: Side, after: Side, *, everything: bool = False) -> Compariso
 def _wanted(*sides: Side) -> set[str]:
     """The metrics of the ranking's columns, and those that either side chooses by; `accuracy.*` goes without saying."""
     chosen = {metric for side in sides for metric in (side.selection.objective["metric"], *side.selection.constraints)}
-    return chosen | {column.metric for column in table.RANKING}
+    return chosen | set(table.RANKING)
 
 
 def _changes(old: Standing, new: Standing, before: Side, after: Side, wanted: set[str] | None) -> list[Change]:
     """Compare one artifact's metrics, those that both sides measured."""
-    differ = [metric for metric, value in new.metrics.items() if value != old.metrics.get(metric)]
+    both = [metric for name in new.metrics if name in old.metrics and (metric := metrics.find(name)) is not None]
+    differ = [metric for metric in both if new.metrics[metric.name] != old.metrics[metric.name]]
     tokens: tuple[Tokens | None, Tokens | None] = (None, None)
     tasks: tuple[Tasks | None, Tasks | None] = (None, None)
     latency: tuple[Latency | None, Latency | None] = (None, None)
     apart = None
     # What is equal was restored; only what differs needs the records behind it.
-    if any(metric in changes.PAIRED for metric in differ):
+    if any(metric.name in changes.PAIRED for metric in differ):
         tokens = before.tokens(old.name), after.tokens(new.name)
-    if any(metric.startswith("accuracy.") for metric in differ):
+    if any(metric.name.startswith(ACCURACY) for metric in differ):
         tasks = before.tasks(old.name), after.tasks(new.name)
-    if any(judge.TIMED.fullmatch(metric) for metric in differ):
+    if any(metric.timed for metric in differ):
         latency = before.latency(old.name), after.latency(new.name)
         apart = _taken_apart(old, new, *latency)
     found = []
-    for metric, value in new.metrics.items():
-        earlier, rule = old.metrics.get(metric), judge.rule(metric)
-        shown = wanted is None or metric in wanted or metric.startswith("accuracy.")
-        if earlier is None or value is None or rule is None or not shown:
+    for metric in both:
+        earlier, value = old.metrics[metric.name], new.metrics[metric.name]
+        shown = wanted is None or metric.name in wanted or metric.name.startswith(ACCURACY)
+        if earlier is None or value is None or not shown:
             continue
-        paired = _paired(metric, earlier, tokens, tasks)
+        paired = _paired(metric.name, earlier, tokens, tasks)
         change = paired or _unpaired(_spread(metric, earlier, latency[0]), _spread(metric, value, latency[1]))
-        verdict, because = judge.judge(rule, earlier, change), None
-        if judge.TIMED.fullmatch(metric) and value != earlier:
+        verdict, because = judge.judge(metric, earlier, change), None
+        if metric.timed and value != earlier:
             because = apart or _doubt(metric, old, new, before, after)
             verdict = "unclear" if because else verdict
         found.append(
             Change(
                 artifact=new.name,
                 metric=metric,
-                rule=rule,
                 old=earlier,
                 new=value,
                 difference=change,
@@ -166,9 +168,9 @@ def _unpaired(old: Estimate, new: Estimate) -> Estimate:
     return Estimate(value=0.0, low=0.0, high=0.0) if old == new else changes.difference(new, old)
 
 
-def _spread(metric: str, value: Estimate, latency: Latency | None) -> Estimate:
-    """Give a median of repeats its extremes for an interval."""
-    spread: Spread | None = getattr(latency, metric) if latency and metric in SPREADS else None
+def _spread(metric: Metric, value: Estimate, latency: Latency | None) -> Estimate:
+    """Give a timing in process, the median of a few repeats, their extremes for an interval."""
+    spread: Spread | None = getattr(latency, metric.name) if latency and metric.part == IN_PROCESS else None
     return value if spread is None else Estimate(value=value.value, low=spread.minimum, high=spread.maximum)
 
 
@@ -188,9 +190,9 @@ def _taken_apart(old: Standing, new: Standing, before: Latency | None, after: La
     return None if load(before, old) == load(after, new) else "another load"
 
 
-def _doubt(metric: str, old: Standing, new: Standing, before: Side, after: Side) -> str | None:
+def _doubt(metric: Metric, old: Standing, new: Standing, before: Side, after: Side) -> str | None:
     """Say which side's figure is a busy machine's; None where neither is."""
-    sides = ((before, old.doubt(metric)), (after, new.doubt(metric)))
+    sides = ((before, metric.doubt(old)), (after, metric.doubt(new)))
     told = [f"{side.title} was measured on a busy machine ({why})" for side, why in sides if why is not None]
     return f"cannot tell, {' and '.join(told)}" if told else None
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from evals.statistics import Estimate
 from pipeline.comparison.compare import Change, Comparison
-from pipeline.comparison.judge import RULES, Rule, Verdict
+from pipeline.comparison.judge import Verdict
+from pipeline.metrics import Metric
 from pipeline.records import Standing
 from pipeline.report import blocks, table
 from pipeline.report.blocks import Block, Cell, Items, Mark, Prose, Section, words
@@ -13,8 +14,6 @@ MARKS: dict[Verdict, Mark | None] = {"better": "good", "worse": "bad", "unclear"
 
 UNITS = ("%", "ms", "s")
 """Units that a column's title ends with, and that a table of many metrics tells in its cells."""
-
-SHARES = ("accuracy.", "flips.")
 
 
 def title(comparison: Comparison) -> str:
@@ -79,7 +78,7 @@ def _row(one: Change) -> tuple[Cell, ...]:
     render = _renderer(one.metric)
     return (
         Cell(text=one.artifact),
-        Cell(text=f"`{one.metric}`"),
+        Cell(text=f"`{one.metric.name}`"),
         Cell(text=render(one.old.value), value=one.old.value),
         Cell(text=render(one.new.value), value=one.new.value),
         Cell(text=_difference(one), value=one.difference.value),
@@ -88,25 +87,18 @@ def _row(one: Change) -> tuple[Cell, ...]:
     )
 
 
-def _renderer(metric: str) -> Callable[[float], str]:
-    if metric.startswith(SHARES):
-        return lambda value: f"{100 * value:.1f} %"
-    if metric.endswith("_bytes"):
-        return table.size
-    column = table.COLUMNS.get(metric)
-    if column is None:
-        return table.number
-    unit = column.title.rpartition(", ")[2]
-    return (lambda value: f"{column.render(value)} {unit}") if unit in UNITS else column.render
+def _renderer(metric: Metric) -> Callable[[float], str]:
+    unit = metric.title.rpartition(", ")[2]
+    return (lambda value: f"{metric.show(value)} {unit}") if unit in UNITS else metric.show
 
 
 def _difference(one: Change) -> str:
     """Tell a difference in the scale of its margin."""
-    rule, found = one.rule, one.difference
-    if rule.scale == "%" and not one.old.value:
+    scale, found = one.metric.scale, one.difference
+    if scale == "%" and not one.old.value:
         return table.estimate(found, _signed)
-    unit = {"%": " %", "points": " points"}.get(rule.scale, "")
-    factor = {"%": 100 / abs(one.old.value or 1), "points": 100.0}.get(rule.scale, 1.0)
+    unit = {"%": " %", "points": " points"}.get(scale, "")
+    factor = {"%": 100 / abs(one.old.value or 1), "points": 100.0}.get(scale, 1.0)
     scaled = Estimate(
         value=factor * found.value,
         low=None if found.low is None else factor * found.low,
@@ -127,12 +119,11 @@ def _same(comparison: Comparison, same: list[Change]) -> tuple[Block, ...]:
 
 
 def _definitions(comparison: Comparison) -> tuple[Block, ...]:
-    used: list[Rule] = [rule for rule in RULES if any(one.rule is rule for one in comparison.changes)]
-    margins = []
-    for rule in used:
-        names = sorted({one.metric for one in comparison.changes if one.rule is rule})
-        margin = f"{rule.margin_text} {'of the old value' if rule.scale == '%' and rule.margin else ''}".strip()
-        margins.append(f"{', '.join(f'`{name}`' for name in names)}: {rule.better} is better, margin {margin}")
+    alike: dict[str, set[str]] = {}
+    for metric in (one.metric for one in comparison.changes):
+        of = " of the old value" if metric.scale == "%" and metric.margin else ""
+        alike.setdefault(f"{metric.better} is better, margin {metric.margin_text}{of}", set()).add(metric.name)
+    margins = [f"{', '.join(f'`{name}`' for name in sorted(names))}: {rule}" for rule, names in alike.items()]
     return (
         Prose(
             text="**worse**: the whole 95 % interval of the difference lies beyond the metric's margin, on the bad "

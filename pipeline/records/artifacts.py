@@ -44,7 +44,7 @@ class Predicted(Record):
     serving_bytes: int | None = None
     """Main memory of gateway and engine under the load of params.serving: as Served.peak_rss_bytes. None on GPUs."""
     serving_gpu_bytes: int | None = None
-    """Of all GPUs together: as Served.peak_gpu_bytes. None without."""
+    """Memory of all GPUs together, as in Served.peak_gpu_bytes; None without GPUs."""
     build_bytes: int | None = None
     """Peak memory of the build's largest process, nothing being left of a sibling's build: at most as
     Build.peak_rss_bytes."""

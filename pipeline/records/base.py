@@ -56,11 +56,11 @@ class Failure(Record):
     stage: str
     """The stage that failed; later ones carry it on."""
     artifact: str
-    """Of which artifact: another one's where this one was built from that."""
+    """The artifact that failed: another one where this one was built from that."""
     reason: str
     """One line."""
     exit_code: int
-    """Of pipeline.errors, or 1 for an error that nobody foresaw."""
+    """The exit code of a class in pipeline.errors, or 1 for an error that nobody foresaw."""
     log: tuple[str, ...] = ()
     """What was printed last, and the stack where there is one."""
 

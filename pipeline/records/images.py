@@ -14,7 +14,7 @@ class Package(Record):
     name: str
     version: str
     sha256: str
-    """Of the file that was installed."""
+    """The sha256 of the file that was installed."""
 
 
 class Engine(Record):
@@ -24,7 +24,7 @@ class Engine(Record):
     unavailable: str | None = None
     """What this machine lacks to build it, and the command that would help; then nothing below holds anything."""
     digest: str | None = None
-    """Of the manifest."""
+    """Digest of the manifest."""
     base: str | None = None
     """Name of the base image, such as docker.io/library/python:3.13-slim-trixie, or debootstrap and the release."""
     base_digest: str | None = None
@@ -65,9 +65,9 @@ class Image(Record):
     base: str | None = None
     base_digest: str | None = None
     digest: str | None = None
-    """Of the manifest: what is pushed, verified, signed and run."""
+    """Digest of the manifest: what is pushed, verified, signed and run."""
     bytes: int | None = None
-    """Of all layers."""
+    """Size of all layers together."""
     layers: tuple[Layer, ...] = ()
     notes: tuple[str, ...] = ()
     """What may surprise, such as a layer that is larger than some registries take."""
@@ -103,7 +103,7 @@ class Referrer(Record):
 
     artifact_type: str
     digest: str
-    """Of its manifest."""
+    """Digest of its manifest."""
 
 
 class Release(Record):
@@ -117,6 +117,6 @@ class Release(Record):
     signed: bool
     unsigned_because: str | None = None
     bytes_sent: int
-    """Of blobs; manifests are a few KB."""
+    """Bytes of blobs that were sent; manifests are a few KB."""
     bytes_skipped: int
-    """Of blobs that the repository held already."""
+    """Bytes of blobs that the repository held already."""

@@ -38,7 +38,7 @@ class Hardware(Record):
     strict: bool = False
     """That is an error, rather than a row of the report that says so."""
     compute_capability: str | None = None
-    """Of the GPU here, for an artifact that is bound to one; another GPU then builds it again."""
+    """Compute capability of the GPU here, for an artifact that is bound to one; another GPU then builds it again."""
 
 
 class Source(Record):

@@ -1,6 +1,5 @@
 """What was found out about one artifact."""
 
-import re
 from typing import Literal
 
 from pydantic import Field
@@ -36,7 +35,7 @@ class Quality(Record):
     bytes: int | None = None
     bits_per_weight: float | None = None
     settings: dict[str, str] = Field(default_factory=dict)
-    """Of evals.runner.Runner: what the numbers depend on beside weights and ids."""
+    """Settings of the evals.runner.Runner: what the numbers depend on beside weights and ids."""
     repeats_to_the_bit: bool | None = None
     """Whether the first window, scored again at the end, gave the same numbers to the last bit."""
     scores: str | None = None
@@ -44,7 +43,7 @@ class Quality(Record):
     load_rss_bytes: int | None = None
     """Resident before loading: the interpreter and its libraries."""
     peak_rss_bytes: int | None = None
-    """Of loading and scoring."""
+    """Peak of loading and scoring."""
     peak_gpu_bytes: int | None = None
     """Likewise, on all GPUs together; None where none was used."""
 
@@ -73,7 +72,7 @@ class Tasks(Record):
     unavailable: str | None = None
     failure: Failure | None = None
     settings: dict[str, str] = Field(default_factory=dict)
-    """Of evals.runner.Runner."""
+    """Settings of the evals.runner.Runner."""
     limit: int | None = None
     tasks: dict[str, TaskAnswers] = Field(default_factory=dict)
     impossible: dict[str, str] = Field(default_factory=dict)
@@ -105,7 +104,8 @@ class Placement(Record):
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs that share each layer. A TensorRT-LLM engine has its recipe's."""
     gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
-    """Of each GPU: vLLM takes this much for weights and cache together, TensorRT-LLM of what the weights leave."""
+    """The share of each GPU: vLLM takes this much for weights and cache together, TensorRT-LLM of what the weights
+    leave."""
 
 
 class Served(Record):
@@ -120,7 +120,7 @@ class Served(Record):
     slots: int
     """Requests that the engine advances together."""
     context_tokens: int
-    """Of one slot."""
+    """The context of one slot."""
     prompt_tokens: int
     output_tokens: int
     load_seconds: float
@@ -139,18 +139,8 @@ class Served(Record):
 
 LOAD, IN_PROCESS, SERVED_LOAD, SERVED = "load", "in process", "served load", "served"
 
-PARTS = {
-    LOAD: "load_seconds",
-    IN_PROCESS: "ttft_seconds|prefill_tokens_per_second|decode_tokens_per_second",
-    SERVED_LOAD: "served_load_seconds",
-    SERVED: "served_(?!load|peak).*|price_.*",
-}
-"""Parts of a latency measurement, each watched by itself, and patterns of the metrics that come of them."""
-
-
-def part_of(metric: str) -> str | None:
-    """Name the part of a latency measurement that a metric comes of; None for one that other processes cannot slow."""
-    return next((part for part, metrics in PARTS.items() if re.fullmatch(metrics, metric)), None)
+PARTS = (LOAD, IN_PROCESS, SERVED_LOAD, SERVED)
+"""Parts of a latency measurement, each watched by itself."""
 
 
 def level(streams: int) -> str:

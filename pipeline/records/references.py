@@ -119,7 +119,7 @@ class Reference(Record):
     """sha256 of the evaluation windows."""
     dtype: str
     settings: dict[str, str]
-    """Of evals.runner.Runner."""
+    """Settings of the evals.runner.Runner."""
     perplexity: Perplexity
     files: tuple[File, ...]
     """nll.npy, float64 [windows, tokens - 1]; hidden.npy and the head (evals/head.py); greedy.npy, int32
@@ -134,7 +134,7 @@ class ReferenceAnswers(Record):
     """Digest."""
     dtype: str
     settings: dict[str, str] = Field(default_factory=dict)
-    """Of evals.runner.Runner."""
+    """Settings of the evals.runner.Runner."""
     limit: int | None = None
     tasks: dict[str, Answers] = Field(default_factory=dict)
     impossible: dict[str, str] = Field(default_factory=dict)

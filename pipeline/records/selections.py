@@ -6,7 +6,6 @@ from pydantic import Field
 
 from evals.statistics import Estimate
 from pipeline.records.base import Failure, Record
-from pipeline.records.measurements import part_of
 
 
 class Standing(Record):
@@ -25,10 +24,6 @@ class Standing(Record):
     """No other artifact is as good in bytes, perplexity and served tokens/s and better in one of them."""
     disturbed: dict[str, str] = Field(default_factory=dict)
     """Parts of the latency measurement beside which too much else ran, each with what that was."""
-
-    def doubt(self, metric: str) -> str | None:
-        """Say what else ran while a metric was measured, where that was too much for it to be trusted."""
-        return self.disturbed.get(part_of(metric) or "")
 
     @property
     def missed(self) -> tuple["Gate", ...]:

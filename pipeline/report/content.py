@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from evals.statistics import Estimate
+from pipeline import metrics
+from pipeline.metrics.formats import number, percent
 from pipeline.params import LatencyParams, ServingParams
 from pipeline.records import (
     Build,
@@ -107,7 +109,7 @@ def sentence(selection: Selection, concurrency: int) -> str:
     if metric.startswith("served"):
         aim += f" at {plots.streams(concurrency)}"
     limits = [
-        f"`{name}` {relation.replace('_', ' ')} {table.number(limit)}"
+        f"`{name}` {relation.replace('_', ' ')} {number(limit)}"
         for name, bound in selection.constraints.items()
         for relation, limit in bound.items()
         if limit is not None
@@ -123,11 +125,11 @@ def sentence(selection: Selection, concurrency: int) -> str:
     first = passing[0].metrics[metric]
     failed = [standing.name for standing in selection.ranking if standing.failure]
     but = f" Not counting {len(failed)} that failed: {', '.join(failed)}." if failed else ""
-    text = f"**{selection.winner} wins**: {among}, it has the {aim}, {table.estimate(first, table.number)}"
+    text = f"**{selection.winner} wins**: {among}, it has the {aim}, {table.estimate(first, number)}"
     if len(passing) == 1:
         return f"{text}.{but}"
     second = passing[1].metrics[metric]
-    text += f", ahead of {passing[1].name} with {table.estimate(second, table.number)}"
+    text += f", ahead of {passing[1].name} with {table.estimate(second, number)}"
     return text + ("; their intervals overlap." if _overlap(first, second) else ".") + but
 
 
@@ -141,19 +143,23 @@ def _gates(standings: list[Standing]) -> tuple[Block, ...]:
     rows = []
     for standing in standings:
         for gate in standing.gates:
-            limit = f"{gate.metric} {gate.relation.replace('_', ' ')} {table.number(gate.limit)}"
+            limit = f"{gate.metric} {gate.relation.replace('_', ' ')} {number(gate.limit)}"
             answer: str = gate.verdict
             if gate.verdict == "busy machine":
                 answer = f"cannot tell: {gate.doubt}; a quiet machine may give another figure"
             elif gate.doubt is not None:
                 answer += ", though it was measured on a busy machine"
             if gate.verdict == "not enough data":
-                more = "no amount of text" if gate.more is None else f"{gate.more:,} more {table.unit(gate.metric)}"
+                more = (
+                    "no amount of text"
+                    if gate.more is None
+                    else f"{gate.more:,} more {metrics.named(gate.metric).sample}"
+                )
                 answer += f"; {more} would settle it, should the value stay"
             rows.append(
                 (
                     *blocks.words(standing.name, limit),
-                    table.figure(gate.found, table.number),
+                    table.figure(gate.found, number),
                     Cell(text=answer, mark=table.noticed([gate]) or "good"),
                 )
             )
@@ -228,8 +234,8 @@ def _tasks(standings: list[Standing], run: Run) -> tuple[Block, ...]:
                 (
                     *blocks.words(standing.name, task),
                     table.plain(found.documents, lambda v: f"{v:,.0f}"),
-                    table.figure(found.accuracy, table.percent(1)),
-                    table.figure(found.flips, table.percent(1)),
+                    table.figure(found.accuracy, percent(1)),
+                    table.figure(found.flips, percent(1)),
                     Cell(text=f"{found.right_to_wrong} / {found.wrong_to_right}", value=found.right_to_wrong),
                     table.plain(found.p_value, lambda v: f"{v:.3f}"),
                 )

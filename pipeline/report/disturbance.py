@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from evals import interference
 from evals.interference import Interference, Watched
+from pipeline import metrics
+from pipeline.metrics.formats import percent
 from pipeline.records import Latency, Selection
 from pipeline.report import blocks, table
 from pipeline.report.blocks import Block, Cell, Prose
@@ -19,9 +21,9 @@ def warning(selection: Selection) -> str | None:
         return None
     told = [f"{name} ({_told(parts)})" for name, parts in disturbed.items()]
     shown = "; ".join(told[:MOST_NAMED]) + (f"; and {len(told) - MOST_NAMED} more" if told[MOST_NAMED:] else "")
-    metric = selection.objective["metric"]
-    chosen = any(one.doubt(metric) for one in selection.ranking)
-    order = f" The order by `{metric}` may be another on a quiet machine." if chosen else ""
+    metric = metrics.named(selection.objective["metric"])
+    chosen = any(metric.doubt(one) for one in selection.ranking)
+    order = f" The order by `{metric.name}` may be another on a quiet machine." if chosen else ""
     return (
         f"**Not to be trusted ({table.DOUBTED}): speeds measured on a busy machine**, of {shown}. A busy machine slows "
         f"and never speeds up.{order} Let the machine come to rest, and measure again: `{again(list(disturbed))}`."
@@ -78,7 +80,7 @@ def section(named: Sequence[str], latency: Mapping[str, Latency]) -> tuple[Block
 
 def _row(name: str, part: str, watched: Watched, number: int, one: Interference) -> tuple[Cell, ...]:
     def share(value: float | None, of: float) -> Cell:
-        return table.plain(None if value is None else value / of, table.percent(1))
+        return table.plain(None if value is None else value / of, percent(1))
 
     problems = interference.problems(one)
     processor_seconds = one.seconds * one.cores

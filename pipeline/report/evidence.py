@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from pipeline.metrics.formats import percent, size
 from pipeline.records import (
     Build,
     Checkpoint,
@@ -18,7 +19,8 @@ from pipeline.report import blocks, table
 from pipeline.report.blocks import Block, Cell, Code, Items, Prose, Table
 
 LARGEST_ERROR = {"size": 0.03, "serving memory": 0.15}
-"""Of a prediction, as a share of what was measured; the memory of a build is an upper bound and has none."""
+"""The largest error of a prediction, as a share of what was measured; the memory of a build is an upper bound and has
+none."""
 
 Amounts = tuple[str, int | None, int | None]
 
@@ -38,7 +40,7 @@ def predicted(
             wrong = error is not None and abs(error) > LARGEST_ERROR.get(what, float("inf"))
             if wrong:
                 beyond.append(f"{what} of {name} ({error:+.1%})")
-            row += [table.plain(told, table.size), table.plain(found, table.size)]
+            row += [table.plain(told, size), table.plain(found, size)]
             difference = table.plain(error, lambda v: f"{100 * v:+.1f}")
             row.append(Cell(text=difference.text, value=difference.value, mark="bad" if wrong else None))
         rows.append(row)
@@ -99,8 +101,8 @@ def checks(named: Sequence[str], quality: Mapping[str, Quality], builds: Mapping
             (
                 *blocks.words(name, "sound"),
                 Cell(text=steady, mark="bad" if steady == "no" else None),
-                table.plain(found.chat_template_agreement, table.percent(0)),
-                table.figure(found.divergence.top1_agreement if found.divergence else None, table.percent(1)),
+                table.plain(found.chat_template_agreement, percent(0)),
+                table.figure(found.divergence.top1_agreement if found.divergence else None, percent(1)),
                 Cell(text="; ".join(builds[name].notes) or "none"),
             )
         )

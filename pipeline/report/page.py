@@ -14,6 +14,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from pipeline import metrics
 from pipeline.records import Selection
 from pipeline.report import content, disturbance, plots, table
 from pipeline.report.blocks import Block, Cell, Code, Figure, Items, Log, Prose, Section, Table
@@ -21,7 +22,7 @@ from pipeline.report.blocks import Block, Cell, Code, Figure, Items, Log, Prose,
 HERE = Path(__file__).parent
 
 VEGA_LITE = "5.21"
-"""Of the bundle: the major version of the templates, which DVC's own plots load too."""
+"""The version of the bundle: the major version of the templates, which DVC's own plots load too."""
 
 SYMBOLS = {"winner": "★", "good": "✓", "unsure": "?", "bad": "✗"}
 
@@ -109,8 +110,13 @@ def _data(selection: Selection, run: content.Run) -> dict[str, Any]:
     return {
         "templates": plots.templates(),
         "axes": [
-            {"field": axis.field, "title": axis.title, "better": axis.better, "logarithmic": axis.logarithmic}
-            for axis in plots.axes(selection)
+            {
+                "field": axis.field,
+                "title": axis.title,
+                "better": metrics.named(name).better,
+                "logarithmic": axis.logarithmic,
+            }
+            for name, axis in plots.axes(selection).items()
         ],
         "artifacts": plots.artifacts(selection, {name: str(one["backend"]) for name, one in run.recipes.items()}),
         "levels": plots.levels(measured),
@@ -129,9 +135,9 @@ def _headline(selection: Selection) -> str:
     if selection.winner is None:
         return ""
     figures = "".join(
-        f"<div><dt>{escape(column.title)}</dt><dd>{_figure(cell)}</dd></div>"
-        for column in table.RANKING
-        if (cell := table.cell(column, selection.ranking[0])).value is not None
+        f"<div><dt>{escape(metric.title)}</dt><dd>{_figure(cell)}</dd></div>"
+        for metric in map(metrics.named, table.RANKING)
+        if (cell := table.cell(metric, selection.ranking[0])).value is not None
     )
     return f'<dl id="headline" aria-label="Figures of {escape(selection.winner)}">{figures}</dl>'
 

@@ -6,125 +6,42 @@ chooses. Fields are in the units that their names end with; FIELD_low and FIELD_
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from evals.load import Level
 from evals.statistics import Estimate
+from pipeline import metrics
+from pipeline.metrics import Axis
 from pipeline.records import Selection, Served
 from pipeline.report import table
-from pipeline.report.table import MIB
 
 TEMPLATES = Path(__file__).parent / "plots"
 
 MOST_POINTS = 100
-"""Of one artifact's waits on the page: beyond that, evenly spaced order statistics stand for them, both ends included,
-and keep the page small."""
+"""Points of one artifact's waits on the page: beyond that, evenly spaced order statistics stand for them, both ends
+included, and keep the page small."""
 
 Row = dict[str, Any]
 Measured = Mapping[str, Served | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Axis:
-    """A metric to plot against another."""
-
-    field: str
-    metric: str
-    title: str
-    better: Literal["less", "more"]
-    convert: Callable[[float], float] = float
-    logarithmic: bool = False
-    """Where all values are positive: of values that differ by orders of magnitude."""
-
-
 AXES = (
-    Axis(
-        field="size_mib", metric="bytes", title="size, MiB", better="less", convert=lambda v: v / MIB, logarithmic=True
-    ),
-    Axis(field="bits_per_weight", metric="bits_per_weight", title="bits/weight", better="less"),
-    Axis(
-        field="perplexity_increase_percent",
-        metric="perplexity_ratio",
-        title="perplexity increase, %",
-        better="less",
-        convert=lambda v: 100 * (v - 1),
-    ),
-    Axis(field="kld_mean_nats", metric="kld_mean", title="KLD, nats", better="less", logarithmic=True),
-    Axis(field="kld_p99_nats", metric="kld_p99", title="KLD p99, nats", better="less", logarithmic=True),
-    Axis(
-        field="top1_agreement_percent",
-        metric="top1_agreement",
-        title="top-1 agreement, %",
-        better="more",
-        convert=lambda v: 100 * v,
-    ),
-    Axis(
-        field="served_output_tokens_per_second",
-        metric="served_output_tokens_per_second",
-        title="served tokens/s",
-        better="more",
-    ),
-    Axis(
-        field="served_ttft_p50_ms",
-        metric="served_ttft_seconds_p50",
-        title="served TTFT p50, ms",
-        better="less",
-        convert=lambda v: 1000 * v,
-        logarithmic=True,
-    ),
-    Axis(
-        field="decode_tokens_per_second",
-        metric="decode_tokens_per_second",
-        title="decode tokens/s, one stream",
-        better="more",
-    ),
-    Axis(
-        field="served_peak_memory_mib",
-        metric="served_peak_rss_bytes",
-        title="memory as served, MiB",
-        better="less",
-        convert=lambda v: v / MIB,
-        logarithmic=True,
-    ),
-    Axis(
-        field="served_peak_gpu_memory_mib",
-        metric="served_peak_gpu_bytes",
-        title="GPU memory as served, MiB",
-        better="less",
-        convert=lambda v: v / MIB,
-        logarithmic=True,
-    ),
-    Axis(
-        field="price_per_million_tokens",
-        metric="price_per_million_tokens",
-        title="price of 10^6 tokens",
-        better="less",
-    ),
-)
+    "bytes", "bits_per_weight", "perplexity_ratio", "kld_mean", "kld_p99", "top1_agreement",
+    "served_output_tokens_per_second", "served_ttft_seconds_p50", "decode_tokens_per_second", "served_peak_rss_bytes",
+    "served_peak_gpu_bytes", "price_per_million_tokens",
+)  # fmt: skip
+"""Metrics to plot against each other; accuracies of tasks come behind them."""
 
 
-def axes(selection: Selection) -> tuple[Axis, ...]:
-    """Return the axes that some artifact has a value on, tasks' accuracies last."""
-    tasks = {name for standing in selection.ranking for name in standing.metrics if name.startswith("accuracy.")}
-    accuracies = (
-        Axis(
-            field=f"accuracy_{name.partition('.')[2]}_percent",
-            metric=name,
-            title=f"accuracy of {name.partition('.')[2]}, %",
-            better="more",
-            convert=lambda v: 100 * v,
-        )
-        for name in sorted(tasks)
-    )
-    return tuple(
-        axis
-        for axis in (*AXES, *accuracies)
-        if any(standing.metrics.get(axis.metric) for standing in selection.ranking)
-    )
+def axes(selection: Selection) -> dict[str, Axis]:
+    """Return the axes that some artifact has a value on, by metric."""
+    measured = {name for standing in selection.ranking for name, found in standing.metrics.items() if found}
+    accuracies = sorted(name for name in measured if name.startswith("accuracy."))
+    found = {name: metrics.named(name).axis for name in (*AXES, *accuracies) if name in measured}
+    return {name: axis for name, axis in found.items() if axis is not None}
 
 
 def artifacts(selection: Selection, backends: Mapping[str, str]) -> list[Row]:
@@ -136,7 +53,11 @@ def artifacts(selection: Selection, backends: Mapping[str, str]) -> list[Row]:
             "backend": backends[standing.name],
             "verdict": table.verdict(standing, selection.winner),
             "passes": not standing.missed,
-            **{k: v for axis in shown for k, v in _figure(axis, standing.metrics.get(axis.metric)).items()},
+            **{
+                field: value
+                for name, axis in shown.items()
+                for field, value in _interval(axis.field, standing.metrics.get(name), axis.convert).items()
+            },
         }
         for standing in selection.ranking
         if not standing.unavailable
@@ -206,10 +127,6 @@ def write(folder: Path, selection: Selection, backends: Mapping[str, str], measu
 def templates() -> dict[str, Any]:
     """Return the templates by name, their anchors unfilled."""
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(TEMPLATES.glob("*.json"))}
-
-
-def _figure(axis: Axis, found: Estimate | None) -> Row:
-    return _interval(axis.field, found, axis.convert)
 
 
 def _interval(field: str, found: Estimate | None, convert: Callable[[float], float]) -> Row:

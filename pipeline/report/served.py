@@ -5,11 +5,12 @@ from dataclasses import replace
 
 from evals.load import QUANTILES, Level
 from evals.statistics import least_sample
+from pipeline.metrics.formats import size
 from pipeline.params import ServingParams
 from pipeline.records import Served
 from pipeline.report import blocks
 from pipeline.report.blocks import Block, Cell, Items, Prose, Table
-from pipeline.report.table import DOUBTED, figure, plain, size
+from pipeline.report.table import DOUBTED, figure, plain
 
 Measured = Mapping[str, Served | None]
 

@@ -1,15 +1,12 @@
-"""What a million output tokens cost on this machine, and from which volume on it is cheaper than an API."""
+"""What this machine costs an hour, which prices of tokens rest on."""
 
-from evals.statistics import Estimate
 from pipeline.errors import ParamsError
 from pipeline.params import CostParams, SelectionParams
 from pipeline.records import Cost, Machine
 from pipeline.sizing import hardware
 
-SECONDS_PER_HOUR = 3600
-
-
-METRICS = ("price_per_million_tokens", "break_even_tokens_per_month")
+PRICED = ("price_per_million_tokens", "break_even_tokens_per_month")
+"""Metrics that there are only where the price is known."""
 
 
 def cost(wanted: CostParams, machine: Machine, selection: SelectionParams) -> Cost | None:
@@ -49,32 +46,8 @@ def cost(wanted: CostParams, machine: Machine, selection: SelectionParams) -> Co
 
 
 def _require_none(chosen_by: set[str]) -> None:
-    if asked := sorted(chosen_by & set(METRICS)):
+    if asked := sorted(chosen_by & set(PRICED)):
         raise ParamsError(
             f"selection chooses by {asked[0]}, and the price of this machine is unknown: it has no GPU that "
             "pipeline/hardware.toml knows a price of; set cost.price_per_hour in params.yaml"
         )
-
-
-def metrics(known: Cost | None, rate: Estimate | None) -> dict[str, Estimate | None]:
-    """Turn output tokens per second into money: None without a price, or, for the break-even, without an API's.
-
-    price = price an hour / (tokens/s x 3600) x 10^6, its interval from the rate's. Break-even = price of a month / an
-    API's price: the same for all artifacts of a machine, but None for one whose month does not hold so many tokens.
-    """
-    found: dict[str, Estimate | None] = dict.fromkeys(METRICS)
-    if known is None or rate is None or rate.value <= 0:
-        return found
-    found["price_per_million_tokens"] = _price(known, rate)
-    if known.api_price_per_million_tokens is not None:
-        volume = known.price_per_hour * known.hours_per_month / known.api_price_per_million_tokens * 1e6
-        if volume <= rate.value * SECONDS_PER_HOUR * known.hours_per_month:
-            found["break_even_tokens_per_month"] = Estimate(value=volume)
-    return found
-
-
-def _price(known: Cost, rate: Estimate) -> Estimate:
-    per_second = known.price_per_hour / SECONDS_PER_HOUR * 1e6
-    if not rate.low or not rate.high or rate.low < 0:
-        return Estimate(value=per_second / rate.value)
-    return Estimate(value=per_second / rate.value, low=per_second / rate.high, high=per_second / rate.low)

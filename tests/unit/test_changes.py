@@ -11,8 +11,9 @@ from evals import changes
 from evals.answers import Outcome
 from evals.statistics import Estimate, clustered_mean, exponential
 from evals.tokens import Tokens
-from pipeline.comparison.judge import Rule, judge, rule
-from pipeline.params import METRICS
+from pipeline import metrics
+from pipeline.comparison.judge import judge
+from pipeline.metrics import METRICS
 from tests.runs import Made, tokens
 
 
@@ -87,7 +88,7 @@ def test_nothing_changed_is_a_change_of_nothing() -> None:
 
 
 def test_answers_are_paired_by_document() -> None:
-    """Of four documents one is lost and none won: -1/4, by hand with t(3) = 3.18245 and s = 1/2."""
+    """One of four documents is lost and none won: -1/4, by hand with t(3) = 3.18245 and s = 1/2."""
     right = [Outcome(document=str(number), chosen="a", correct=True) for number in range(4)]
     lost = [*right[:3], dataclasses.replace(right[3], correct=False)]
     found = changes.of_answers(right, lost)
@@ -121,29 +122,26 @@ def test_unpaired_intervals_add_up_like_independent_errors_and_hold_the_truth() 
     ],
 )
 def test_a_verdict_is_that_of_the_whole_interval(low: float, high: float, verdict: str) -> None:
-    less = Rule(metrics="a", better="less", margin=0.01, scale="nats")
-    more = Rule(metrics="a", better="more", margin=0.01, scale="nats")
+    less = dataclasses.replace(METRICS["kld_mean"], better="less", margin=0.01)
+    more = dataclasses.replace(less, better="more")
     value = (low + high) / 2
     assert judge(less, Estimate(value=5.0), Estimate(value=value, low=low, high=high)) == verdict
     assert judge(more, Estimate(value=5.0), Estimate(value=-value, low=-high, high=-low)) == verdict
-    relative = Rule(metrics="a", better="less", margin=0.002)
+    relative = dataclasses.replace(less, margin=0.002, scale="%")
     assert judge(relative, Estimate(value=5.0), Estimate(value=value, low=low, high=high)) == verdict
 
 
 def test_a_figure_without_an_interval_is_clear_only_where_it_is_exact() -> None:
-    exact, sampled = rule("bytes"), rule("kld_maximum")
-    assert exact is not None
-    assert sampled is not None
+    exact, sampled = METRICS["bytes"], METRICS["kld_maximum"]
     assert judge(exact, Estimate(value=100.0), Estimate(value=1.0)) == "worse"
     assert judge(exact, Estimate(value=100.0), Estimate(value=0.0)) == "same"
     assert judge(sampled, Estimate(value=100.0), Estimate(value=1.0)) == "unclear"
     assert judge(sampled, Estimate(value=100.0), Estimate(value=0.0)) == "same"
 
 
-def test_every_metric_has_a_rule_that_knows_what_is_better() -> None:
-    found = {metric: rule(metric) for metric in (*METRICS, "accuracy.cloze", "flips.cloze")}
-    assert None not in found.values()
-    more = {metric for metric, one in found.items() if one is not None and one.better == "more"}
+def test_what_is_better_of_every_metric() -> None:
+    names = (*METRICS, "accuracy.cloze", "flips.cloze")
+    more = {name for name in names if metrics.named(name).better == "more"}
     assert more == {
         *("chat_template_agreement", "top1_agreement", "delta_p_mean", "greedy_identical", "greedy_length"),
         *("prefill_tokens_per_second", "decode_tokens_per_second", "served_output_tokens_per_second"),

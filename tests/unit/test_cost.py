@@ -1,8 +1,11 @@
 """What a token costs, worked out by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from evals.statistics import Estimate
+from pipeline import metrics
 from pipeline.errors import ParamsError
 from pipeline.params import Bound, CostParams, Objective, SelectionParams
 from pipeline.records import Gpu, Machine
@@ -27,11 +30,11 @@ def test_a_price_per_hour_becomes_a_price_per_million_tokens() -> None:
     """3.60 USD an hour is 0.001 a second; at 50 tokens a second a million take 20,000 seconds, so 20 USD."""
     known = cost.cost(CostParams(price_per_hour=3.6), machine(), FASTEST)
     assert known is not None
-    found = cost.metrics(known, Estimate(value=50, low=40, high=100))
-    price = found["price_per_million_tokens"]
+    rate = Estimate(value=50, low=40, high=100)
+    price = metrics.cost.price(known, rate)
     assert price is not None
     assert [price.value, price.low, price.high] == pytest.approx([20, 10, 25])
-    assert found["break_even_tokens_per_month"] is None
+    assert metrics.cost.break_even(known, rate) is None
     assert "params.yaml" in known.source
 
 
@@ -39,10 +42,10 @@ def test_break_even_is_a_months_price_over_the_apis_where_a_month_holds_it() -> 
     """730 hours at 3.60 are 2628 USD: at 30 a million, 87.6 million tokens; 50 tokens/s make 131.4 million a month."""
     wanted = CostParams(price_per_hour=3.6, api_price_per_million_tokens=30)
     known = cost.cost(wanted, machine(), FASTEST)
-    volume = cost.metrics(known, Estimate(value=50))["break_even_tokens_per_month"]
+    volume = metrics.cost.break_even(known, Estimate(value=50))
     assert volume is not None
-    assert volume.value == pytest.approx(87.6e6)
-    assert cost.metrics(known, Estimate(value=30))["break_even_tokens_per_month"] is None, "78.8 million at most"
+    assert volume == pytest.approx(87.6e6)
+    assert metrics.cost.break_even(known, Estimate(value=30)) is None, "78.8 million at most"
 
 
 def test_the_price_comes_from_the_table_by_the_gpus_name() -> None:
@@ -62,7 +65,7 @@ def test_choosing_by_an_unknown_price_is_refused() -> None:
 
 def test_selection_takes_the_price_as_objective_and_constraint() -> None:
     known = cost.cost(CostParams(price_per_hour=3.6), machine(), CHEAPEST)
-    result = selection.select(CHEAPEST, [GOOD, FAST, SLOW], known)
+    result = selection.select(CHEAPEST, [replace(one, cost=known) for one in (GOOD, FAST, SLOW)])
     assert result.winner == "good"
     assert result.cost == known
     standing = {one.name: one for one in result.ranking}

@@ -21,6 +21,7 @@ from pipeline.errors import (
     RequirementError,
     StorageError,
 )
+from pipeline.metrics import Measured
 from pipeline.params import Objective, Params, SelectionParams, load
 from pipeline.records import FILE, Artifact, Failure, Quality, Selection, Standing
 from pipeline.report import content, page, table
@@ -124,7 +125,12 @@ def test_selection_passes_over_a_row_that_failed_and_the_report_shows_it() -> No
     broken = BROKEN.model_copy(update={"artifact": ranking.winner})
     latency = run.latency[ranking.winner].model_copy(update={"unavailable": broken.words, "failure": broken})
     measured = [
-        (run.quality[name], latency if name == ranking.winner else run.latency[name], run.tasks[name])
+        Measured(
+            quality=run.quality[name],
+            latency=latency if name == ranking.winner else run.latency[name],
+            tasks=run.tasks[name],
+            concurrency=4,
+        )
         for name in run.quality
     ]
     fastest = Objective(metric="served_output_tokens_per_second", direction="maximize")

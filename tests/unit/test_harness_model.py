@@ -52,7 +52,7 @@ def request(*arguments: Any) -> Any:
 
 
 def log_probability(runner: TableRunner, text: str) -> float:
-    """Of all letters after the first."""
+    """Return that of all letters after the first."""
     ids = [LETTERS.index(letter) for letter in text]
     table = runner.table.astype(np.float64)
     table -= np.log(np.exp(table).sum(axis=1, keepdims=True))

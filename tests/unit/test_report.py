@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from evals.statistics import Estimate
+from pipeline import metrics
+from pipeline.metrics import METRICS, formats
 from pipeline.records import Cost, Gate, Selection, measurements
 from pipeline.report import content, disturbance, markdown, page, plots, table
 from pipeline.report.blocks import Prose, Table
@@ -87,22 +89,21 @@ def test_every_figure_of_the_ranking_is_the_records(run: tuple[Selection, conten
     ranking, _ = run
     _, *rows = Page(html).tables[0]
     assert len(rows) == len(ranking.ranking)
-    columns = [column for column in table.RANKING if not column.optional]
+    columns = [metric for metric in map(metrics.named, table.RANKING) if not metric.optional]
     for row, standing in zip(rows, ranking.ranking, strict=True):
         figures = row[2:-1]
         assert len(figures) == len(columns)
         for (text, value), column in zip(figures, columns, strict=True):
-            found = standing.metrics[column.metric]
+            found = standing.metrics[column.name]
             assert value == (None if found is None else found.value)
-            assert text.strip() == table.estimate(found, column.render)
+            assert text.strip() == table.estimate(found, column.show)
 
 
 def test_figures_read_as_the_field_writes_them() -> None:
     found = Estimate(value=1.0030231, low=1.0012724, high=1.0047770)
-    columns = {column.metric: column for column in table.RANKING}
-    assert table.estimate(found, columns["perplexity_ratio"].render) == "+0.30 [+0.13, +0.48]"
-    assert table.estimate(around(0.00481, 0.00053), columns["kld_mean"].render) == "0.00481 [0.00428, 0.00534]"
-    assert table.estimate(Estimate(value=4332384), columns["bytes"].render) == "4.1 MiB"
+    assert table.estimate(found, METRICS["perplexity_ratio"].show) == "+0.30 [+0.13, +0.48]"
+    assert table.estimate(around(0.00481, 0.00053), METRICS["kld_mean"].show) == "0.00481 [0.00428, 0.00534]"
+    assert table.estimate(Estimate(value=4332384), METRICS["bytes"].show) == "4.1 MiB"
 
 
 def test_page_and_markdown_have_the_same_tables_and_texts(run: tuple[Selection, content.Run], html: str) -> None:
@@ -175,7 +176,7 @@ def test_a_gate_that_is_not_passed_is_told_with_both_numbers(run: tuple[Selectio
     for standing in failing:
         (row,) = (row for row in shown.tables[0] if row[1][0].startswith(standing.name))
         found = standing.metrics["perplexity_ratio"]
-        assert f"perplexity_ratio {table.estimate(found, table.number)}, limit at most 1.01" in row[-1][0]
+        assert f"perplexity_ratio {table.estimate(found, formats.number)}, limit at most 1.01" in row[-1][0]
     assert html.count('class="number bad"') + html.count('class="number unsure"') >= len(failing)
 
 
@@ -187,8 +188,8 @@ def test_the_winner_is_explained_in_a_sentence() -> None:
     said = content.sentence(ranking, run.concurrency)
     assert said.startswith(
         f"**{ranking.winner} wins**: of {passing} artifacts (of 13) that pass `perplexity_ratio` at most 1.01, it has "
-        f"the highest `served_output_tokens_per_second` at 4 streams, {table.estimate(found, table.number)}, ahead of "
-        f"{second.name} with {table.estimate(beaten, table.number)}"
+        f"the highest `served_output_tokens_per_second` at 4 streams, {table.estimate(found, formats.number)}, ahead "
+        f"of {second.name} with {table.estimate(beaten, formats.number)}"
     )
     assert found is not None
     assert beaten is not None

@@ -1,16 +1,20 @@
 """Gates by interval, the ranking, and what it says when nothing passes."""
 
+from dataclasses import replace
+
 import pytest
 
 from evals.load import Exchange, Slo, summarize
 from evals.perplexity import Perplexity
 from evals.statistics import Estimate
-from pipeline.params import METRICS, Bound, Objective, SelectionParams
+from pipeline import metrics
+from pipeline.metrics import METRICS, Measured
+from pipeline.params import Bound, Objective, SelectionParams
 from pipeline.records import Gate, Latency, Quality, Served, Tasks
 from pipeline.records.measurements import level
 from pipeline.report import table
 from pipeline.stages import selection
-from pipeline.stages.selection import Measured, gate
+from pipeline.stages.selection import gate
 from tests.disturbed import BUSY, QUIET, watched
 
 STREAMS = 2
@@ -47,16 +51,22 @@ def measured(name: str, *, ratio: float, size: int, rate: float, reach: float = 
     )
     interval = Estimate(value=ratio, standard_error=reach / 2, low=ratio - reach, high=ratio + reach)
     quality = Quality(name=name, artifact="d", windows=64, perplexity=perplexity, perplexity_ratio=interval, bytes=size)
-    return quality, Latency(name=name, artifact="d", served=served(rate)), Tasks(name=name, artifact="d")
+    return Measured(
+        quality=quality,
+        latency=Latency(name=name, artifact="d", served=served(rate)),
+        tasks=Tasks(name=name, artifact="d"),
+        concurrency=STREAMS,
+    )
 
 
 GOOD = measured("good", ratio=1.001, size=800, rate=50)
 FAST = measured("fast", ratio=1.05, size=300, rate=90)
 SLOW = measured("slow", ratio=1.002, size=900, rate=40)
-GONE = (
-    Quality(name="gone", artifact="d", unavailable="no such architecture"),
-    Latency(name="gone", artifact="d", unavailable="no such architecture"),
-    Tasks(name="gone", artifact="d", unavailable="no such architecture"),
+GONE = Measured(
+    quality=Quality(name="gone", artifact="d", unavailable="no such architecture"),
+    latency=Latency(name="gone", artifact="d", unavailable="no such architecture"),
+    tasks=Tasks(name="gone", artifact="d", unavailable="no such architecture"),
+    concurrency=STREAMS,
 )
 FASTEST = Objective(metric="served_output_tokens_per_second", direction="maximize")
 WITHIN_ONE_PERCENT = SelectionParams(
@@ -105,14 +115,14 @@ def test_a_value_within_the_limit_does_not_pass_while_its_interval_reaches_beyon
 )
 def test_at_least(value: float, low: float, high: float, verdict: str, more: int | None) -> None:
     found = Estimate(value=value, low=low, high=high)
-    result = gate("top1_agreement", "at_least", 0.9, found, 100)
+    result = gate(METRICS["top1_agreement"], "at_least", 0.9, found, 100)
     assert result.verdict == verdict
     assert result.more == (None if more is None else pytest.approx(more, abs=1))
 
 
 def test_a_figure_without_an_interval_is_held_by_its_value() -> None:
-    assert gate("bytes", "at_most", 800, Estimate(value=800), None).verdict == "passes"
-    assert gate("bytes", "at_most", 799, Estimate(value=800), None).verdict == "fails"
+    assert gate(METRICS["bytes"], "at_most", 800, Estimate(value=800), None).verdict == "passes"
+    assert gate(METRICS["bytes"], "at_most", 799, Estimate(value=800), None).verdict == "fails"
 
 
 def test_without_constraints_the_objective_decides_alone() -> None:
@@ -149,8 +159,8 @@ def test_nothing_measured_has_no_nearest_miss() -> None:
 
 
 def test_served_metrics_are_those_of_the_target_concurrency() -> None:
-    at_one = selection.metrics(*GOOD, concurrency=1)
-    at_two = selection.metrics(*GOOD, concurrency=STREAMS)
+    at_one = metrics.values(replace(GOOD, concurrency=1))
+    at_two = metrics.values(GOOD)
     for found, streams in ((at_one, 1), (at_two, STREAMS)):
         values = {name: one.value for name, one in found.items() if one is not None}
         assert values["served_output_tokens_per_second"] == pytest.approx(50)
@@ -191,7 +201,7 @@ def test_of_a_busy_machines_figures_only_what_a_quiet_one_would_confirm_counts(
     metric: str, relation: str, value: float, verdict: str
 ) -> None:
     found = Estimate(value=value, low=value - 5, high=value + 5)
-    result = gate(metric, relation, 40, found, 24, "other processes ran")
+    result = gate(METRICS[metric], relation, 40, found, 24, "other processes ran")
     assert (result.verdict, result.more, result.doubt) == (verdict, None, "other processes ran")
     assert (table.noticed([result]) or "good") == {"passes": "good", "fails": "bad"}.get(verdict, "unsure")
 
@@ -199,14 +209,13 @@ def test_of_a_busy_machines_figures_only_what_a_quiet_one_would_confirm_counts(
 def test_an_artifact_that_misses_a_gate_on_a_busy_machine_does_not_win_and_is_told_apart() -> None:
     at_least = {"served_output_tokens_per_second": Bound(at_least=45)}
     wanted = SelectionParams(concurrency=STREAMS, objective=FASTEST, constraints=at_least)
-    quality, latency, tasks = SLOW
     hurt = {level(STREAMS): watched(QUIET, BUSY), level(1): watched(QUIET)}
-    disturbed: Measured = quality, latency.model_copy(update={"watched": hurt}), tasks
+    disturbed = replace(SLOW, latency=SLOW.latency.model_copy(update={"watched": hurt}))
     result = selection.select(wanted, [disturbed, GOOD])
     assert [(one.name, one.rank) for one in result.ranking] == [("good", 1), ("slow", None)]
     slow = result.ranking[1]
     assert slow.disturbed == {"served": "other processes ran (cc1plus) 1.00 of 2 processors"}
-    assert [slow.doubt(metric) is not None for metric in METRICS] == [
+    assert [metric.doubt(slow) is not None for metric in METRICS.values()] == [
         metric.startswith("price") or (metric.startswith("served_") and "load" not in metric and "peak" not in metric)
         for metric in METRICS
     ]

@@ -29,7 +29,7 @@ class Score:
 
     value: float
     standard_error: float | None
-    """Of a mean over documents; None for other aggregates, and for fewer than two documents."""
+    """The standard error of a mean over documents; None for other aggregates, and for fewer than two documents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,10 +16,10 @@ TASKS = Path(__file__).parent / "tasks"
 """Our own tasks, a YAML file each, named like the task. lm-eval's 14,000 are indexed only where one is wanted."""
 
 DIGEST_CHARACTERS = 16
-"""Of lm-eval's sha256 of a document."""
+"""Characters that are kept of lm-eval's sha256 of a document."""
 
 SEED = 1234
-"""Of the choice of few-shot examples: lm-eval's default."""
+"""The seed of the choice of few-shot examples: lm-eval's default."""
 
 CORRECT = ("acc", "exact_match")
 """Metrics that say of one document whether its answer is right, the plainest first."""
@@ -123,7 +123,10 @@ def _answers(results: Mapping[str, Any], samples: Sequence[Mapping[str, Any]]) -
 
 
 def _standard_error(value: float, values: Sequence[Any]) -> float | None:
-    """Of a mean over documents; lm-eval gives none without a bootstrap, which it would also run on plain means."""
+    """Return that of a mean over documents.
+
+    lm-eval gives none without a bootstrap, which it would also run on plain means.
+    """
     numbers = [float(one) for one in values if isinstance(one, int | float)]
     if len(numbers) < max(2, len(values)) or not math.isclose(fmean(numbers), value, abs_tol=1e-9):
         return None

@@ -31,7 +31,8 @@ class Process:
     own: float
     """Processor time of its threads."""
     waited: float
-    """Of its descendants that ended and were waited for: an ended process' time is here and nowhere else."""
+    """Processor time of its descendants that ended and were waited for: an ended process' time is here and nowhere
+    else."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantiles:
-    """Of one figure, over a level's requests; None where the sample is too small for one."""
+    """Quantiles of one figure over a level's requests; None where the sample is too small for one."""
 
     p50: Estimate | None
     p90: Estimate | None

@@ -38,7 +38,7 @@ ELSE = (
 
 TAIL_LINES = 15
 STACK_LINES = 25
-"""Of a stack as faulthandler writes it, the fault first: what lies deeper is the command line's."""
+"""Lines that are kept of a stack as faulthandler writes it, the fault first: what lies deeper is the command line's."""
 FATAL = "Fatal Python error: "
 
 CRASHED = re.compile(r"\b(?:was killed by|tells of) SIG(?!TERM|INT|HUP)[A-Z]+")

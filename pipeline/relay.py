@@ -13,7 +13,7 @@ from contextlib import suppress
 
 KEPT_LINES = 200
 KEPT_LETTERS = 2**16
-"""Of a line that has not ended."""
+"""Letters that are kept of a line that has not ended."""
 BAR = re.compile(r"\d+%\|")
 """In a progress bar."""
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -26,7 +26,7 @@ WATCHED = {*PASSED_ON, signal.SIGCHLD, signal.SIGWINCH}
 
 SFD_CLOEXEC = os.O_CLOEXEC
 SIGNALFD_BYTES = 128
-"""Of a struct signalfd_siginfo, which begins with the signal's number, an errno and the code of its sender."""
+"""Size of a struct signalfd_siginfo, which begins with the signal's number, an errno and the code of its sender."""
 SI_USER = 0
 """A process sent it, as codes below zero tell as well. A terminal's Ctrl-C has a higher one: it has reached the child
 by itself, and must not come twice."""

@@ -13,7 +13,7 @@ from pipeline.toolchains import llama_cpp
 
 CHECKPOINT = Path(__file__).parents[1] / "models" / "demo"
 END_IDS = (2,)
-"""Of its generation_config.json."""
+"""The ends of sequence of its generation_config.json."""
 
 
 def gguf(folder: Path, recipe: Gguf) -> Path:

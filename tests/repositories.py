@@ -36,7 +36,7 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.variables: dict[str, str] = {}
-        """Of the environment, for every command."""
+        """Environment variables of every command."""
 
     @classmethod
     def create(cls, folder: Path, artifacts: Artifacts) -> "Repository":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-"""Of anybody: moto asks for some, and takes any."""
+"""Anybody's keys: moto asks for some, and takes any."""
 
 
 @dataclass(frozen=True)

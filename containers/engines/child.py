@@ -16,7 +16,7 @@ from pipeline.endings import die_with_parent
 
 KEPT_LINES = 400
 KEPT_LETTERS = 2**16
-"""Of a line that has not ended."""
+"""Letters that are kept of a line that has not ended."""
 CAUSE = re.compile(r"(?:^|[\])] +)[\w.]+(?:Error|Exception): ")
 """Why something failed: where a line begins, or behind what a logger puts there. Processes that start others report the
 first one's failure last, and only that there was one."""
@@ -24,7 +24,7 @@ MARKS = re.compile(r"[\s^~]*")
 """A line of a traceback that only points at the one above."""
 
 SECRETS = ("ASSAY_API_KEYS",)
-"""Of the environment: an engine knows no clients."""
+"""Environment variables that an engine does not get: it knows no clients."""
 
 
 class Child:

@@ -11,7 +11,7 @@ from containers.engines.contract import Sampling
 from containers.gateway.errors import unsupported
 
 DEFAULT_TOKENS = 16
-"""Of /v1/completions, as OpenAI has it; a chat may go on to the end of the context."""
+"""The default of /v1/completions, which is OpenAI's; a chat may go on to the end of the context."""
 MOST_CANDIDATES = 20
 
 Ids = list[Annotated[int, Field(ge=0)]]

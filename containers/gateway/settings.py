@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     public_health: bool = False
     """Let readiness probes in without a key; they learn ready or not, and nothing else. Liveness is always public."""
     requests_per_minute: int | None = Field(default=None, ge=1)
-    """Of one key; None is no limit."""
+    """The limit of one key; None is no limit."""
 
     device: Device | None = None
     """What the engine computes on; None is GPUs where there are any."""
@@ -48,7 +48,8 @@ class Settings(BaseSettings):
     tensor_parallel: int = Field(default=1, ge=1)
     """GPUs that share each layer, of vLLM."""
     gpu_memory_fraction: float = Field(default=0.9, gt=0, le=1)
-    """Of each GPU, for vLLM's weights and cache together, or for TensorRT-LLM's cache of what its weights leave."""
+    """The share of each GPU for vLLM's weights and cache together, or for TensorRT-LLM's cache of what its weights
+    leave."""
     slots: int = Field(default=4, ge=1)
     """Requests that are answered at the same time."""
     context_tokens: int | None = Field(default=None, ge=16)
@@ -60,7 +61,7 @@ class Settings(BaseSettings):
     max_choices: int = Field(default=128, ge=1)
     """Answers that one request may ask for: prompts times n."""
     timeout_seconds: float = Field(default=600, gt=0)
-    """Of one request, its wait in the queue included."""
+    """The most that one request takes, its wait in the queue included."""
     drain_seconds: float = Field(default=30, ge=0)
     """After SIGTERM, for what is being answered to end."""
     stall_seconds: float = Field(default=120, gt=0)

@@ -21,7 +21,7 @@ class Head:
     prefix: str
     model: str
     fingerprint: str
-    """Of the artifact, so that a client sees when another one answers."""
+    """Identifies the artifact, so that a client sees when another one answers."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 

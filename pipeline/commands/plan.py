@@ -39,9 +39,9 @@ class Row(Record):
     """At the peak, pages of files that the kernel may drop included."""
     build_disk_bytes: int | None = None
     decode_tokens_per_second_at_most: float | None = None
-    """Of a single stream, by memory bandwidth."""
+    """The limit that memory bandwidth sets to a single stream."""
     decode_tokens_per_second_at_most_all: float | None = None
-    """Of all streams together."""
+    """The same for all streams together."""
     build_obstacles: tuple[str, ...] = ()
     serving_obstacles: tuple[str, ...] = ()
 
@@ -71,7 +71,7 @@ class Plan(Record):
     dtype: str
     checkpoint_bytes: int
     context_tokens: int
-    """Of each stream, filled to the end."""
+    """The context of each stream, filled to the end."""
     concurrency: int
     cache_bytes_per_token: int
     """In 16 bits, by a runtime that keeps no more than it must."""

@@ -21,7 +21,7 @@ LAYER_BYTES = 5 * 10**9
 
 PACKAGES = ("containers", "evals", "pipeline")
 SUFFIXES = frozenset({".py", ".html", ".txt", ".yaml", ".toml"})
-"""Of code and of the data that packages read."""
+"""Suffixes of code, and of the data that packages read."""
 
 USER = 10001
 PORT = 8080

@@ -41,11 +41,11 @@ OTHER_KERNELS = Tolerance(perplexity=5e-3, tie_nats=0.25)
 0.125 apart. vLLM's perplexities of the demo were up to 7e-4 from transformers'."""
 
 LEAST_SHARE = 0.7
-"""Of the measured throughput: two runs of one thing differ."""
+"""The share of the measured throughput that an image must reach: two runs of one thing differ."""
 
 TRIES = 3
 WORDS_LETTERS = 500
-"""Of a reply that is an error, for ours."""
+"""Letters of an error's reply that are repeated in ours."""
 REPLY_SECONDS = 600.0
 
 Track = Callable[[Iterable[Ids]], Iterable[Ids]]

@@ -51,7 +51,7 @@ PURGE = (
     + ' 2>/dev/null); [ -z "$spared" ] || dpkg --purge $spared\' >&2'
 )
 COMPONENTS = {"debian": ("main",), "ubuntu": ("main", "universe")}
-"""Of a distribution's archive that hold the packages; pip is in Ubuntu's second."""
+"""Components of a distribution's archive that hold the packages; pip is in Ubuntu's second."""
 SOURCES = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 
 LAYOUT = 2

@@ -11,7 +11,7 @@ from pipeline.errors import ParamsError
 from pipeline.records import Record
 
 ROOT = Path(__file__).parents[2]
-"""Of the repository: what goes into an image lies there, as Python packages and as files beside them."""
+"""The repository's root: what goes into an image lies there, as Python packages and as files beside them."""
 
 PATH = ROOT / "containers" / "images.toml"
 
@@ -24,7 +24,7 @@ class Pin(Record):
     digest: str | None = None
     """None until it was looked up."""
     python: str
-    """Of the image, which wheels are chosen for."""
+    """The image's Python, which wheels are chosen for."""
 
 
 class Suite(Record):
@@ -32,7 +32,7 @@ class Suite(Record):
 
     distribution: Literal["debian", "ubuntu"]
     python: str
-    """Of its package python3."""
+    """The version of its package python3."""
 
 
 class Debootstrap(Record):

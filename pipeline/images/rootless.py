@@ -16,7 +16,8 @@ SETTINGS = (
     ("user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=15000"),
     ("kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
 )
-"""Of the kernel, with the value that forbids namespaces and what allows them; the second is Debian's own."""
+"""Settings of the kernel, each with the value that forbids namespaces and what allows them; the second is Debian's
+own."""
 
 APPARMOR = "kernel/apparmor_restrict_unprivileged_userns"
 """Ubuntu's: only programs with a profile that says so may use namespaces."""

@@ -35,7 +35,7 @@ class Layer:
     window: int | None = None
     """Tokens beyond which nothing is kept; None for all."""
     state: int = 0
-    """Of fixed size, whatever the length."""
+    """Elements of fixed size, whatever the length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Use:
     """How a runtime keeps it."""
 
     bits: int = 16
-    """Of one element: 32, 16, or 8 with a quantized cache."""
+    """Bits of one element: 32, 16, or 8 with a quantized cache."""
     windows: bool = True
     """It keeps no more than a sliding window of layers that have one."""
     latent: bool = True

@@ -29,7 +29,7 @@ class Load:
     used_tokens: int | None = None
     """How much of it is filled; None is all. For engines that take room as sequences grow."""
     calibration_tokens: int = 0
-    """Of all calibration windows: some builds keep every token's activations."""
+    """Tokens of all calibration windows: some builds keep every token's activations."""
     gpus: bool = False
     """Weights and cache go to GPUs."""
 
@@ -66,7 +66,7 @@ class Serving:
     weight_bytes: int
     """As the engine holds them, copies for its kernels included."""
     cache_bytes: int
-    """Of all streams."""
+    """Cache of all streams together."""
     overhead_bytes: int
     """Interpreter, libraries, buffers for activations and logits."""
     host_bytes: int = 0
@@ -83,9 +83,9 @@ class Estimate:
     """One artifact, before it is built."""
 
     weight_bytes: int
-    """Of all stored weights: what bits per weight counts."""
+    """Bytes of all stored weights: what bits per weight counts."""
     bytes: int
-    """Of all files."""
+    """Bytes of all files."""
     bits_per_weight: float
     read_bytes: int
     """Weights that one step of the load's streams reads: of experts those that some token goes through."""
@@ -94,7 +94,7 @@ class Estimate:
     cache_token_bytes: int
     """Keys and values of one more token."""
     sequence_bytes: int
-    """Of one sequence at its end: what each step reads for it."""
+    """Cache of one sequence at its end: what each step reads for it."""
     making: Making
     serving: Serving
 
@@ -105,7 +105,7 @@ class Runtime:
 
     use: cache.Use
     process_bytes: int
-    """Of the engine's process without a model: interpreter and libraries, as resident sets count them."""
+    """Memory of the engine's process without a model: interpreter and libraries, as resident sets count them."""
     work_bytes: int = 0
     """Buffers for activations and logits."""
     copied_bytes: int = 0

@@ -35,7 +35,7 @@ class Hardware:
     name: str
     kind: Literal["cpu", "unified", "gpu"]
     memory_bytes: int
-    """Of one device: of one GPU where there are GPUs."""
+    """Memory of one device: of one GPU where there are GPUs."""
     bandwidth: float | None
     """Bytes per second of one device; None where nobody knows."""
     source: str
@@ -79,7 +79,7 @@ class Hardware:
 
     @property
     def total_bandwidth(self) -> float | None:
-        """Of all devices together: each reads its part of the weights at the same time."""
+        """Return the bandwidth of all devices together: each reads its part of the weights at the same time."""
         return None if self.bandwidth is None else self.bandwidth * self.count
 
     @property

@@ -70,7 +70,7 @@ class Cell(Record):
     machines: int
     """How many of it: more than one where a single one of nothing in the table is enough."""
     price_per_hour: float | None
-    """Of all of them."""
+    """The price of all of them."""
 
 
 @cache

@@ -29,7 +29,7 @@ HEADLINES = (
     *("perplexity_ratio", "kld_mean", "served_output_tokens_per_second", "served_ttft_seconds_p50"),
     *("decode_tokens_per_second", "bytes"),
 )
-"""Of a Standing's metrics: what an image tells about itself before it is pulled."""
+"""Metrics of a Standing: what an image tells about itself before it is pulled."""
 
 
 def image(params: Params) -> None:

@@ -29,7 +29,7 @@ READY_SECONDS = 1800.0
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.1
 PROMPT_TOKENS, DRAINED_TOKENS = 16, 64
-"""Of the answer in whose middle SIGTERM comes."""
+"""Tokens of the prompt, and of the answer in whose middle SIGTERM comes."""
 
 SILENT_ON_PROMPTS: frozenset[EngineName] = frozenset({"tensorrt_llm"})
 """Engines that tell no log-probabilities of prompts: greedy answers alone prove what they serve."""

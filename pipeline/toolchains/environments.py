@@ -31,7 +31,7 @@ OURS = Path(getattr(sys, "_base_executable", sys.executable))
 """The interpreter below the main environment."""
 
 FOREIGN = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "VIRTUAL_ENV")
-"""Of the environment variables: what would bring the main environment's packages into an isolated one."""
+"""Environment variables that are removed: they would bring the main environment's packages into an isolated one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

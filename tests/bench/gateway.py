@@ -31,7 +31,7 @@ THREADS = len(os.sched_getaffinity(0))
 SLOTS, CONTEXT_TOKENS = 8, 512
 PROMPT_TOKENS, OUTPUT_TOKENS = 64, 64
 REQUESTS = {1: 6, 8: 24}
-"""Of one round, by streams."""
+"""Requests of one round, by streams."""
 ROUNDS = 3
 OVERLOAD_SECONDS = 60.0
 

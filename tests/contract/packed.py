@@ -50,7 +50,7 @@ class Case:
     evaluation: Windows
     """Cut from other topics than the calibration windows."""
     nll: float
-    """Of the checkpoint itself on the evaluation windows, nats a token."""
+    """Mean loss of the checkpoint itself on the evaluation windows, nats a token."""
 
 
 def case(folder: Path) -> Case:

@@ -50,6 +50,10 @@ RECIPES: Mapping[str, tuple[tuple[Recipe, float], ...]] = {
 }
 """By backend, the recipes, and the largest error of each (see `error_share`)."""
 
+EVERY_RUN = ("llama-2", "qwen-3", "granite")
+"""Families that each run takes through all backends, `make nightly` the others: those with a plain Llama's layers, with
+norms of query and key, and with multipliers."""
+
 OTHERWISE: Mapping[str, tuple[str, Recipe, float]] = {
     "onnx": ("Optimum", Onnx(backend="onnx", exporter="optimum", precision="fp32"), 0.001),
 }
@@ -139,8 +143,17 @@ def error_share(found: Logits, reference: Logits) -> float:
     return float(np.sqrt(np.square(one - two).mean() / np.square(two).mean()))
 
 
-@pytest.mark.parametrize("backend", RECIPES)
-@pytest.mark.parametrize("case", FAMILIES, indirect=True)
+def _pair(family: str, backend: str) -> Any:
+    """Return a family and a backend as parameters: those of EVERY_RUN, and GGUF of all families, are of each run."""
+    always = family in EVERY_RUN or backend == "gguf"
+    return pytest.param(family, backend, marks=() if always else pytest.mark.nightly)
+
+
+@pytest.mark.parametrize(
+    ("case", "backend"),
+    [_pair(family, backend) for family in FAMILIES for backend in RECIPES],
+    indirect=["case"],
+)
 def test_a_backend_takes_a_family_whole_or_says_why_not(
     case: Case,
     backend: str,

@@ -115,7 +115,7 @@ def chunks(files: Files) -> Windows:
 
 
 def second_half(values: Nll) -> Nll:
-    """Of each chunk llama-perplexity scores the tokens that have at least half a context before them."""
+    """Return what llama-perplexity scores of each chunk: the tokens that have at least half a context before them."""
     return values[:, CONTEXT // 2 :]
 
 

@@ -19,7 +19,7 @@ from tests.e2e.workspace import Workspace, made, program
 
 ARTIFACTS = ("gguf-f16", "gguf-q8_0", "gguf-q2_k", "gptq-int4", "awq-int4", "onnx-fp32", "onnx-int4")
 GATED = "trtllm-fp8"
-"""Of the profile for GPUs, which the machine that runs this test need not have."""
+"""An artifact of the profile for GPUs, which the machine that runs this test need not have."""
 MOST_RSS_BYTES = 300 * 10**6
 """What llama-server and the gateway need for a model of this size, and no runtime that loads torch does."""
 IMAGE = {"engine", "image", "verification", "outcome"}
@@ -28,7 +28,7 @@ And what looks at the last of them."""
 
 
 pytestmark = pytest.mark.timeout(3600)
-"""Of the first test, which makes everything, image included: minutes, and many of them on a machine with other work."""
+"""The first test makes everything, image included: minutes, and many of them on a machine with other work."""
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK, BLOCK_BYTES, SCALE_BYTES = 32, 20, 4
-"""Of Q4_1: numbers of a block, its bytes, and how many of these are the scale and the minimum."""
+"""Q4_1: numbers of a block, its bytes, and how many of these are the scale and the minimum."""
 INDEX, CONFIG = "index.json", "config.json"
 SUFFIX = ".npz"
 

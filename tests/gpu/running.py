@@ -20,12 +20,12 @@ from tests.gpu.layout import CUDA, RESULT, ROOT, SITE, TOOLCHAIN, WHEELS
 from tests.gpu.listing import LEAST_SHARE, SMALL_FACTOR, Item
 
 TAIL_LINES, TAIL_CHARACTERS = 25, 4000
-"""Of an item that failed, kept in the JSON."""
+"""What the JSON keeps of the output of an item that failed."""
 POLL_SECONDS = 0.2
 MARGIN_SECONDS = 10.0
-"""Of the budget, left for ending what runs and writing."""
+"""Seconds of the budget that are left for ending what runs and writing."""
 FORMAT = 1
-"""Of the JSON. Raise it when a reader of the old one would misread the new one."""
+"""The version of the JSON. Raise it when a reader of the old one would misread the new one."""
 DONE, FAILED, ENDED, NOT_REACHED, NOT_RUN = "done", "failed", "ended at its limit", "not reached", "not run"
 
 

@@ -30,7 +30,7 @@ class Space:
 
     name: str
     shape: Mapping[str, int] | None
-    """Of random weights; None for the checkpoint that the pack brings."""
+    """The shape of random weights; None for the checkpoint that the pack brings."""
     small_shape: Mapping[str, int] | None
     group_size: int
     """64 where widths are no multiple of 128."""

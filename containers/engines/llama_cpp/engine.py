@@ -28,7 +28,7 @@ OPTIONS = (
 SEEDS = 2**31
 
 FINAL_FIELDS = ["stop", "stop_type", "tokens_predicted"]
-"""Of the last event, which otherwise repeats the whole prompt and all settings."""
+"""Fields that are asked for of the last event, which otherwise repeats the whole prompt and all settings."""
 
 
 class LlamaCppEngine:

@@ -18,7 +18,7 @@ class GrowingSlots:
         self.count = count
         self._decoder = decoder
         self._place: list[tuple[Past, int]] = [(decoder.empty(), 0)] * count
-        """Of each slot: a past, and its row there."""
+        """A past for each slot, and the slot's row there."""
         self._length = [0] * count
         """Tokens of each slot."""
 

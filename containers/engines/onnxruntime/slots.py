@@ -15,7 +15,7 @@ class OnnxSlots:
         self.count = count
         self._cache = Cache(decoder, count, capacity)
         self._row = list(range(count))
-        """Of each slot."""
+        """The row of each slot."""
         self._length = [0] * count
         """Tokens of each slot."""
 

@@ -15,9 +15,9 @@ BUILDER_BYTES = 650_000_000
 """GPTQModel's interpreter without a model."""
 
 COPIES: dict[str, tuple[float, float]] = {"gptq": (2.8, 2.0), "awq": (5.5, 5.5)}
-"""Of the checkpoint's weights, and of one activation of every calibration token in float32, that are in memory at a
-build's peak: of the residual stream with GPTQ, of the feed-forward layer's inside with AWQ. Fitted to builds of 7 and
-123 million parameters, with 65,536 and 4,096 calibration tokens; within 6 % of both."""
+"""Copies of the checkpoint's weights, and of one activation of every calibration token in float32, that are in memory
+at a build's peak: of the residual stream with GPTQ, of the feed-forward layer's inside with AWQ. Fitted to builds of 7
+and 123 million parameters, with 65,536 and 4,096 calibration tokens; within 6 % of both."""
 
 
 def bits(weight: Weight, *, bits: int, group_size: int, index: bool) -> float:

@@ -60,7 +60,7 @@ class Piece:
     layer: int
     columns: int
     rows: int
-    """Of all copies; experts of a layer are one tensor."""
+    """Rows of all copies; experts of a layer are one tensor."""
     weight: Weight
 
 

@@ -22,7 +22,7 @@ TOKEN_BYTES, MERGE_BYTES = 23, 17
 """A token in the file: length, a few letters, type and score; and a merge of byte-pair encoding, one a token."""
 
 BATCH_TOKENS = 512
-"""Of a prompt that go through the model at once."""
+"""Tokens of a prompt that go through the model at once."""
 
 CONVERTER_BYTES = 370_000_000
 """The converter's interpreter with torch, whose weights are mapped and written one by one."""

@@ -30,8 +30,8 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "chat_template.jinja",
 )
-"""Of these the checkpoint's own are kept. The builder writes them anew through transformers, which for some classes
-derives the merges and the pre-tokenizer again rather than copying them."""
+"""Files of which the checkpoint's own are kept. The builder writes them anew through transformers, which for some
+classes derives the merges and the pre-tokenizer again rather than copying them."""
 
 OVERRIDE = "tokenizer_module.json"
 """Takes precedence over tokenizer_config.json for this runtime alone; transformers does not read it."""

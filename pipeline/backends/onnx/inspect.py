@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.backends.onnx.recipe import Onnx
 
 TOLERANCE = 0.02
-"""Of the expected bits per weight: fused and rescaled norms, routers that stay in float32."""
+"""The share by which bits per weight may be off: fused and rescaled norms, routers that stay in float32."""
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pipeline.sizing.model import Model
 Algorithm = Literal["default", "k_quant"]
 
 BLOCK_SIZES = (16, 32, 64, 128, 256)
-"""Of MatMulNBits."""
+"""Block sizes that the operator MatMulNBits knows."""
 
 ACTIVATIONS = frozenset(
     {

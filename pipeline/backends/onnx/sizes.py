@@ -21,13 +21,14 @@ PROCESS_BYTES = 312_000_000
 """A worker with onnxruntime, onnx and the tokenizers library before weights (onnxruntime 1.31)."""
 
 FEED_TOKENS = 256
-"""Of a prompt in one pass (containers.engines.slots), whose logits all come back."""
+"""Tokens of a prompt in one pass (containers.engines.slots), whose logits all come back."""
 
 BUILDER_BYTES = 470_000_000
 """The model builder's interpreter with torch and transformers."""
 
 COPIES = {"fp32": 1.1, "int8": 2.0, "int4": 2.4}
-"""Of all weights in float32 that the builder has in memory at its peak; k_quant's search takes more than rounding."""
+"""Copies of all weights in float32 that the builder has in memory at its peak; k_quant's search takes more than
+rounding."""
 
 
 def bits(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]:

@@ -21,8 +21,9 @@ class Safetensors(Record):
     backend: Literal["safetensors"]
     source: Literal["checkpoint"] = Field(default="checkpoint", alias="from")
     dtype: Literal["bfloat16", "float16"]
-    """Of all weights. Files that hold no other are kept byte for byte. float16 has 3 bits more for the fraction, and
-    ends at 65504: weights beyond that are an error, activations beyond it are not noticed before they are NaN."""
+    """The dtype of all weights. Files that hold no other are kept byte for byte. float16 has 3 bits more for the
+    fraction, and ends at 65504: weights beyond that are an error, activations beyond it are not noticed before they are
+    NaN."""
 
     @property
     def quantized(self) -> bool:

@@ -9,7 +9,7 @@ PROCESS_BYTES = 470_000_000
 """A worker with torch and transformers before weights (torch 2.13, transformers 5.23, on a CPU)."""
 
 CONVERTER_BYTES = 400 * MIB
-"""Of an interpreter with torch; files are converted a block at a time."""
+"""Memory of an interpreter with torch; files are converted a block at a time."""
 
 
 def bits(weight: Weight) -> int:

@@ -23,7 +23,7 @@ INSIDE = Path(__file__).parent / "inside"
 """Scripts of ours that run where TensorRT-LLM is."""
 
 NOT_COPIED = ("*.index.json", "assay.json", "quantize_config.json")
-"""Of the source: indices of weights, our own record, and what GPTQ was told."""
+"""Files of the source that are not copied: indices of weights, our own record, and what GPTQ was told."""
 
 OUT_OF_GPU_MEMORY = re.compile(
     r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError|cudaErrorMemoryAllocation|Cuda Runtime \(out of memory\)"

@@ -14,13 +14,14 @@ WEIGHT_BITS = {"bf16": 16, "fp8": 8, "int8_wo": 8, "int4_wo": 4, "int4_awq": 4, 
 GROUPED = ("int4_awq", "w4a16_gptq")
 
 SCALE_BITS = 32
-"""Of each group, at most: a scale, and a zero point as a number of the same type."""
+"""Bits of each group, at most: a scale, and a zero point as a number of the same type."""
 
 PLAN_BYTES = 64 * 2**20
-"""Of an engine beside its weights: kernels and tables, which do not grow with the model."""
+"""Bytes of an engine beside its weights: kernels and tables, which do not grow with the model."""
 
 PROCESS_BYTES = 4_000_000_000
-"""Of main memory, by processes with torch for CUDA, TensorRT and MPI. From documentation, not measured here."""
+"""Main memory that is taken by processes with torch for CUDA, TensorRT and MPI. From documentation, not measured
+here."""
 
 
 def bits(recipe: "TensorRtLlm", weight: Weight) -> tuple[float, float]:

@@ -15,7 +15,8 @@ from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
 from pipeline.sizing import read
 
 PIECE_BYTES = 64 * 2**20
-"""Of an engine's file that are looked at: nothing of its layout is documented, but a file of one value is broken."""
+"""Bytes of an engine's file that are looked at: nothing of its layout is documented, but a file of one value is
+broken."""
 
 DISGUISED = re.compile(r"\.layers\.\d+\.(attention|mlp)\..*\.weight$")
 

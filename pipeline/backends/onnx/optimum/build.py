@@ -49,8 +49,9 @@ LEAST_DATA_BYTES = 1024
 
 PROBE_TOKENS = 96
 MOST_DIFFERENCE = 0.02
-"""Of logits to the checkpoint's, as a share of the standard deviation of these. Sums in another order make at most a
-thousandth; a rotation by other angles, a lost scale or a window in the wrong place a tenth or more."""
+"""The largest difference of logits to the checkpoint's, as a share of the standard deviation of these. Sums in another
+order make at most a thousandth; a rotation by other angles, a lost scale or a window in the wrong place a tenth or
+more."""
 
 
 def build(recipe: "Onnx", checkpoint: Path, out: Path, compute: Compute) -> Built:

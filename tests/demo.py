@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import digests
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.backend import Gguf
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.records import FILE, Artifact

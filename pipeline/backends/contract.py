@@ -1,4 +1,4 @@
-"""The interface of every backend: a recipe is a frozen model of settings with these methods.
+"""The interface of every backend: a recipe, which is a frozen model of settings, with these methods.
 
 Heavy imports (torch, gptqmodel, onnxruntime_genai, llama_cpp) are imported inside the methods, so that
 params.yaml validates in a fraction of a second.
@@ -84,8 +84,8 @@ class Contents:
     tokenizer: Tokenizer
 
 
-class Recipe(Protocol):
-    """How one kind of artifact is built, read back and run."""
+class Backend(Protocol):
+    """A recipe, and how its artifact is built, read back and run."""
 
     @property
     def source(self) -> str:

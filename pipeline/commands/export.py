@@ -17,7 +17,7 @@ from typing import Literal
 import yaml
 
 from pipeline import digests, params, paths
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.backend import Gguf
 from pipeline.checkpoints import link
 from pipeline.commands.modelfile import Prompting, modelfile
 from pipeline.errors import ParamsError, SelectionError, StorageError

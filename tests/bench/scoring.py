@@ -16,9 +16,9 @@ from evals.divergence import Comparison
 from evals.scoring import score
 from evals.windows import Windows
 from pipeline.backends.common import causal_lm
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.backend import Gguf
 from pipeline.backends.onnx import genai
-from pipeline.backends.onnx.recipe import Onnx
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.compute import Compute
 from pipeline.toolchains import llama_cpp
 from tests.bench.workspace import PYTHON, Row, random_checkpoint, row, run, seconds, workspace

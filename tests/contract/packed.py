@@ -20,9 +20,9 @@ from evals.runner import Runner
 from evals.scoring import score
 from evals.windows import Windows
 from pipeline import digests
-from pipeline.backends.awq.recipe import Awq
+from pipeline.backends.awq.backend import Awq
 from pipeline.backends.common.causal_lm import CausalLMRunner
-from pipeline.backends.gptq.recipe import Gptq
+from pipeline.backends.gptq.backend import Gptq
 from pipeline.compute import Compute
 from pipeline.records import Gpu
 

@@ -19,12 +19,12 @@ import torch
 
 from evals.runner import Ids, Logits
 from evals.windows import Windows
-from pipeline.backends.awq.recipe import Awq
+from pipeline.backends.awq.backend import Awq
 from pipeline.backends.common import checks, hf_tokenizer
-from pipeline.backends.contract import Recipe
-from pipeline.backends.gguf.recipe import Gguf
-from pipeline.backends.gptq.recipe import Gptq
-from pipeline.backends.onnx.recipe import Onnx
+from pipeline.backends.contract import Backend
+from pipeline.backends.gguf.backend import Gguf
+from pipeline.backends.gptq.backend import Gptq
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.checkpoints.check import check
 from pipeline.checkpoints.obtain import obtain
 from pipeline.compute import Compute
@@ -39,7 +39,7 @@ WINDOW_TOKENS = 128
 CALIBRATION_WINDOWS = 24
 THREADS = 2
 
-RECIPES: Mapping[str, tuple[tuple[Recipe, float], ...]] = {
+RECIPES: Mapping[str, tuple[tuple[Backend, float], ...]] = {
     "gguf": (
         (Gguf(backend="gguf", quantization="F16"), 0.02),
         (Gguf(backend="gguf", quantization="Q4_K_M", imatrix=False), 0.5),
@@ -54,7 +54,7 @@ EVERY_RUN = ("llama-2", "qwen-3", "granite")
 """Families that each run takes through all backends, `make nightly` the others: those with a plain Llama's layers, with
 norms of query and key, and with multipliers."""
 
-OTHERWISE: Mapping[str, tuple[str, Recipe, float]] = {
+OTHERWISE: Mapping[str, tuple[str, Backend, float]] = {
     "onnx": ("Optimum", Onnx(backend="onnx", exporter="optimum", precision="fp32"), 0.001),
 }
 """What takes a family that those recipes refuse: its name in the table, the recipe, and its largest error."""
@@ -190,7 +190,7 @@ def test_a_backend_takes_a_family_whole_or_says_why_not(
         )
 
 
-def _prove(recipe: Recipe, case: Case, out: Path, bound: float) -> None:
+def _prove(recipe: Backend, case: Case, out: Path, bound: float) -> None:
     out.mkdir()
     recipe.build(case.checkpoint, case.corpus, out, Compute(threads=2))
     with recipe.inspect(out, case.checkpoint) as contents:

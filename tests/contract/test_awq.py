@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from pipeline import digests
-from pipeline.backends.awq.recipe import Awq
+from pipeline.backends.awq.backend import Awq
 from pipeline.backends.awq.run import settings
 from pipeline.backends.common import packed_linear
 from pipeline.backends.common.causal_lm import CausalLMRunner

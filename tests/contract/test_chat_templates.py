@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from evals.windows import Windows
-from pipeline.backends.awq.recipe import Awq
+from pipeline.backends.awq.backend import Awq
 from pipeline.backends.common import checks, hf_tokenizer
-from pipeline.backends.contract import Recipe
+from pipeline.backends.contract import Backend
 from pipeline.backends.gguf import server
-from pipeline.backends.gguf.recipe import Gguf
-from pipeline.backends.gptq.recipe import Gptq
-from pipeline.backends.onnx.recipe import Onnx
+from pipeline.backends.gguf.backend import Gguf
+from pipeline.backends.gptq.backend import Gptq
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 from pipeline.records import Message, Vocabulary
@@ -23,13 +23,13 @@ from pipeline.records import Message, Vocabulary
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 WINDOW_TOKENS = 128
 WINDOWS = 16
-RECIPES: dict[str, Recipe] = {
+RECIPES: dict[str, Backend] = {
     "gguf": Gguf(backend="gguf", quantization="F16"),
     "onnx": Onnx(backend="onnx", precision="fp32"),
     "gptq": Gptq(backend="gptq", bits=4),
     "awq": Awq(backend="awq", bits=4),
 }
-Built = tuple[Recipe, Path]
+Built = tuple[Backend, Path]
 Found = tuple[list[str], float | None, tuple[str, ...]]
 
 GGUF_ADDS_BOS = b"tokenizer.ggml.add_bos_token\x07\x00\x00\x00"
@@ -63,7 +63,7 @@ def built(request: pytest.FixtureRequest, reference: Vocabulary, tmp_path_factor
     return recipe, out
 
 
-def found(recipe: Recipe, artifact: Path, vocabulary: Vocabulary) -> Found:
+def found(recipe: Backend, artifact: Path, vocabulary: Vocabulary) -> Found:
     """Return the problems, the share of conversations that agree, and the notes."""
     with recipe.inspect(artifact, DEMO) as contents:
         problems = checks.problems(contents, vocabulary)

@@ -19,7 +19,7 @@ from evals import harness
 from evals.runner import Ids, Logits, Prompt, Runner
 from evals.scoring import log_normalizer, target_logits
 from pipeline.backends.common import hf_tokenizer
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.backend import Gguf
 from pipeline.compute import Compute
 from tests import demo
 from tests.gateways import KEY, Served, process

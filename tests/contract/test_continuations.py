@@ -12,9 +12,9 @@ from scipy.special import log_softmax
 from evals.runner import Ids, Runner
 from pipeline.backends.common import causal_lm
 from pipeline.backends.gguf import run as gguf_run
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.backend import Gguf
 from pipeline.backends.onnx import run as onnx_run
-from pipeline.backends.onnx.recipe import Onnx
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.toolchains import llama_cpp

@@ -17,7 +17,7 @@ from containers import engines
 from containers.engines.contract import UNTOLD, EngineError, Sampling, Token, UnsupportedError
 from containers.engines.llama_cpp.engine import LlamaCppEngine
 from evals.scoring import score
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.backend import Gguf
 from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact
 from tests import demo

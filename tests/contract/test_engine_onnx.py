@@ -21,8 +21,8 @@ from evals.runner import Logits
 from evals.scoring import score
 from evals.windows import Windows
 from pipeline.backends.common import hf_tokenizer
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.backends.onnx.decoder import Decoder
-from pipeline.backends.onnx.recipe import Onnx
 from pipeline.backends.onnx.run import OnnxRunner
 from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact

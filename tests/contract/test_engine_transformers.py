@@ -20,10 +20,10 @@ from containers.engines.transformers.slots import TransformersSlots, can_batch
 from evals.runner import Ids, Runner
 from evals.scoring import score
 from evals.windows import Windows
-from pipeline.backends.awq.recipe import Awq
+from pipeline.backends.awq.backend import Awq
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.common.causal_lm import CausalLMRunner
-from pipeline.backends.gptq.recipe import Gptq
+from pipeline.backends.gptq.backend import Gptq
 from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact
 from tests.contract import packed

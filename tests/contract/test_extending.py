@@ -69,7 +69,7 @@ def test_a_backend_that_follows_the_page_is_planned_built_and_measured(tree: Pat
     assert quality.divergence.mean.value > 1e-3
 
 
-def test_the_room_passes_what_the_repository_is_held_to(tree: Path) -> None:
+def test_the_backend_passes_what_the_repository_is_held_to(tree: Path) -> None:
     package = "pipeline/backends/rounded"
     run(tree, f"ruff check {package} pipeline/backends/__init__.py && ruff format --check {package}")
     run(tree, "lint-imports")

@@ -16,8 +16,8 @@ from gguf import GGUFReader
 from evals.runner import Ids
 from evals.windows import Windows
 from pipeline.backends.gguf import ids, library, source, tokenizer
+from pipeline.backends.gguf.backend import Gguf
 from pipeline.backends.gguf.build import notes
-from pipeline.backends.gguf.recipe import Gguf
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError, RequirementError
 from pipeline.toolchains import llama_cpp

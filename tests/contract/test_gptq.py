@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPTQConfig, LlamaConfig, LlamaFor
 from pipeline import digests
 from pipeline.backends.common import packed_linear
 from pipeline.backends.common.causal_lm import CausalLMRunner
-from pipeline.backends.gptq.recipe import Gptq
+from pipeline.backends.gptq.backend import Gptq
 from pipeline.backends.gptq.run import kernel
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError

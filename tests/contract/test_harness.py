@@ -13,9 +13,9 @@ from evals import harness
 from evals.runner import Runner
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.common.causal_lm import CausalLMRunner
-from pipeline.backends.contract import Recipe
-from pipeline.backends.gguf.recipe import Gguf
-from pipeline.backends.onnx.recipe import Onnx
+from pipeline.backends.contract import Backend
+from pipeline.backends.gguf.backend import Gguf
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.compute import Compute
 from pipeline.texts import cloze, read
 
@@ -146,7 +146,7 @@ def test_a_run_gives_metrics_and_every_documents_outcome(tasks: Path, tmp_path: 
         harness.run(CausalLMRunner(model), tokenizer, ["broken"], **options | {"tasks": tmp_path})
 
 
-RECIPES: dict[str, tuple[Recipe, float]] = {
+RECIPES: dict[str, tuple[Backend, float]] = {
     "gguf": (Gguf(backend="gguf", quantization="F16", imatrix=False), 0.05),
     "onnx": (Onnx(backend="onnx", precision="fp32"), 1e-3),
 }

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from pipeline import oci
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.backend import Gguf
 from pipeline.errors import RegistryError, RequirementError
 from pipeline.images import assemble, bases, builders, checks, container, engine, lookup, manifest
 from pipeline.images.container import Container

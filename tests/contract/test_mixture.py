@@ -10,7 +10,8 @@ import pytest
 
 from pipeline import processes
 from pipeline.backends.gguf import mixture
-from pipeline.backends.gguf.recipe import IMATRIX_NEEDED, Gguf, Quantization
+from pipeline.backends.gguf.backend import Gguf
+from pipeline.backends.gguf.recipe import IMATRIX_NEEDED, Quantization
 from pipeline.errors import RequirementError
 from pipeline.sizing import read
 from pipeline.sizing.model import Model

@@ -22,7 +22,7 @@ from evals.runner import Ids, Logits, Runner
 from pipeline.backends.common import checks, hf_tokenizer
 from pipeline.backends.contract import Contents
 from pipeline.backends.onnx import genai
-from pipeline.backends.onnx.recipe import Onnx
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError
 from tests.contract.packed import float_model, logits, unpacked

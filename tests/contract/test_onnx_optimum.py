@@ -21,10 +21,10 @@ from containers.engines.onnxruntime.growing import GrowingSlots
 from containers.engines.python import PythonEngine
 from evals.runner import Ids, Logits, Runner
 from pipeline.backends.common import checks, hf_tokenizer
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.backends.onnx.optimum import build as optimum
 from pipeline.backends.onnx.optimum import support
 from pipeline.backends.onnx.optimum.decoder import GrowingDecoder
-from pipeline.backends.onnx.recipe import Onnx
 from pipeline.backends.onnx.run import OnnxRunner
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError, RequirementError

@@ -23,8 +23,8 @@ from evals.scoring import score
 from evals.windows import Windows
 from pipeline.backends.common import causal_lm
 from pipeline.backends.gguf import library
-from pipeline.backends.gguf.recipe import Gguf
-from pipeline.backends.onnx.recipe import Onnx
+from pipeline.backends.gguf.backend import Gguf
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.toolchains import llama_cpp

@@ -19,7 +19,7 @@ from evals.scoring import score
 from pipeline import digests
 from pipeline.backends.common import causal_lm, checks, hf_tokenizer
 from pipeline.backends.safetensors import build as backend
-from pipeline.backends.safetensors.recipe import Safetensors
+from pipeline.backends.safetensors.backend import Safetensors
 from pipeline.checkpoints.weights import Entry, read_header
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError

@@ -13,7 +13,7 @@ from evals.windows import Windows
 from pipeline.backends.common import checks, hf_tokenizer
 from pipeline.backends.contract import Built
 from pipeline.backends.tensorrt_llm import target
-from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+from pipeline.backends.tensorrt_llm.backend import TensorRtLlm
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError, RequirementError
 from pipeline.records import Gpu

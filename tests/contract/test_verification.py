@@ -18,7 +18,7 @@ from evals.scoring import score
 from evals.tokens import Tokens
 from evals.windows import Windows
 from pipeline.backends.common import hf_tokenizer
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.backend import Gguf
 from pipeline.compute import Compute
 from pipeline.errors import VerificationError
 from pipeline.images import checks

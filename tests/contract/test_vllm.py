@@ -20,9 +20,9 @@ from evals.perplexity import Perplexity
 from evals.scoring import score
 from evals.tokens import Tokens
 from evals.windows import Windows
-from pipeline.backends.awq.recipe import Awq
-from pipeline.backends.gptq.recipe import Gptq
-from pipeline.backends.safetensors.recipe import Safetensors
+from pipeline.backends.awq.backend import Awq
+from pipeline.backends.gptq.backend import Gptq
+from pipeline.backends.safetensors.backend import Safetensors
 from pipeline.compute import Compute
 from pipeline.images import checks
 from pipeline.images.checks import Client

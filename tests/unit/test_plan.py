@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from pipeline import __main__, machine
-from pipeline.backends.gguf.recipe import Gguf
-from pipeline.backends.onnx.recipe import Onnx
+from pipeline.backends.gguf.backend import Gguf
+from pipeline.backends.onnx.backend import Onnx
 from pipeline.commands.plan import Plan, matrix, plan
 from pipeline.errors import ParamsError
 from pipeline.sizing import fit, hardware, read

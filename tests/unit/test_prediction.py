@@ -6,11 +6,11 @@ import pytest
 
 from pipeline import machine
 from pipeline.backends import AnyRecipe
-from pipeline.backends.awq.recipe import Awq
-from pipeline.backends.gguf.recipe import Gguf
-from pipeline.backends.gptq.recipe import Gptq
-from pipeline.backends.onnx.recipe import Onnx
-from pipeline.backends.safetensors.recipe import Safetensors
+from pipeline.backends.awq.backend import Awq
+from pipeline.backends.gguf.backend import Gguf
+from pipeline.backends.gptq.backend import Gptq
+from pipeline.backends.onnx.backend import Onnx
+from pipeline.backends.safetensors.backend import Safetensors
 from pipeline.errors import CapacityError
 from pipeline.params import Params, load
 from pipeline.sizing import hardware, read

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from pipeline.backends import AnyRecipe
-from pipeline.backends.gguf.recipe import Gguf
-from pipeline.backends.gptq.recipe import Gptq
-from pipeline.backends.safetensors.recipe import Safetensors
+from pipeline.backends.gguf.backend import Gguf
+from pipeline.backends.gptq.backend import Gptq
+from pipeline.backends.safetensors.backend import Safetensors
 from pipeline.errors import CheckpointError
 from pipeline.sizing import cache, count, hardware, read, tiers
 from pipeline.sizing.cache import Use

@@ -15,8 +15,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.backends.tensorrt_llm import build, commands, place, run, source, support, target, written
+from pipeline.backends.tensorrt_llm.backend import TensorRtLlm
 from pipeline.backends.tensorrt_llm.inside import convert
-from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
 from pipeline.records import Gpu
 
 BACKEND = Path(place.__file__).parent

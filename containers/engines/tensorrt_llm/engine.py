@@ -18,7 +18,7 @@ from containers.engines.contract import Candidate, EngineError, Facts, Sampling,
 from containers.engines.server import Port
 from containers.engines.tensorrt_llm import guard
 from pipeline.backends.tensorrt_llm import commands, place, target
-from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlmRecipe
 from pipeline.compute import Compute
 from pipeline.errors import AssayError
 
@@ -33,7 +33,7 @@ class TensorRtLlmEngine(CompletionsEngine):
     def __init__(
         self,
         artifact: Path,
-        recipe: TensorRtLlm,
+        recipe: TensorRtLlmRecipe,
         *,
         compute: Compute,
         gpu_memory_fraction: float,
@@ -122,7 +122,7 @@ class TensorRtLlmEngine(CompletionsEngine):
         raise AssertionError("none are asked for")
 
 
-def words(recipe: TensorRtLlm, artifact: Path, key: Path, port: int, gpu_memory_fraction: float) -> list[str]:
+def words(recipe: TensorRtLlmRecipe, artifact: Path, key: Path, port: int, gpu_memory_fraction: float) -> list[str]:
     """Return the guard's command line: trtllm-serve's own behind the guard and its key's file."""
     _, *arguments = commands.serve(recipe, artifact, host=HOST, port=port, gpu_memory_fraction=gpu_memory_fraction)
     return ["python3", guard.__file__, str(key), *arguments]

@@ -1,29 +1,15 @@
 """AWQ: channels with strong activations are scaled up before rounding, and scaled back in the operation before them."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from pydantic import Field
 
-from evals.runner import Runner
-from pipeline.backends.contract import Built, Contents, Missing
-from pipeline.compute import Compute
-from pipeline.records import Gpu, Record
-from pipeline.sizing.estimate import Estimate, Load
-from pipeline.sizing.model import Model
-
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "granite", "smollm3"})
-"""Families whose norms directly precede the linear layers that their names say. GPTQModel folds the scales into
-`input_layernorm` and `post_attention_layernorm` by name, without a look at what the norm feeds; where it stands after
-the attention instead (gemma2, olmo2, glm4) the model that comes out is wrong, and nothing says so."""
-
+from pipeline.records import Record
 
 GroupSize = Literal[32, 64, 128]
 
 
-class Awq(Record):
+class AwqRecipe(Record):
     """An AWQ artifact in AutoAWQ's GEMM layout; transformers and vLLM load it untouched."""
 
     backend: Literal["awq"]
@@ -36,69 +22,10 @@ class Awq(Record):
 
     @property
     def quantized(self) -> bool:
-        """See Recipe.quantized."""
+        """See Backend.quantized."""
         return True
 
     @property
     def bound_to_gpu(self) -> bool:
-        """See Recipe.bound_to_gpu."""
+        """See Backend.bound_to_gpu."""
         return False
-
-    def refusal(self, config: Mapping[str, Any]) -> str | None:
-        """Take only families for which the folding of scales is known to be right."""
-        from pipeline.backends.common import gptqmodel
-
-        if config.get("model_type") not in FAMILIES:
-            return (
-                "AWQ folds its scales into the norm before each layer, and that was found right only for "
-                f"{', '.join(sorted(FAMILIES))}"
-            )
-        return gptqmodel.refusal(config, self.group_size, get_args(GroupSize))
-
-    def lacks(self, gpus: Sequence[Gpu]) -> str | None:
-        """See Recipe.lacks: every CPU will do."""
-        return None
-
-    def requirements(self) -> list[Missing]:
-        """Need GPTQModel, which also holds the layers that transformers loads AWQ into, through accelerate."""
-        from pipeline.backends.common import gptqmodel
-
-        return gptqmodel.requirements(("gptqmodel", "accelerate"))
-
-    def estimate(self, model: Model, load: Load) -> Estimate:
-        """See Recipe.estimate."""
-        from pipeline.backends.common import packed_sizes
-
-        return packed_sizes.estimate(
-            model, load, method="awq", width=self.bits, group_size=self.group_size, index=False
-        )
-
-    def build(self, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
-        """See Recipe.build."""
-        from pipeline.backends.common import gptqmodel
-
-        return gptqmodel.build(
-            method="awq",
-            bits=self.bits,
-            group_size=self.group_size,
-            group_sizes=get_args(GroupSize),
-            checkpoint=checkpoint,
-            corpus=corpus,
-            out=out,
-            symmetric=self.symmetric,
-            compute=compute,
-        )
-
-    def inspect(self, artifact: Path, checkpoint: Path) -> AbstractContextManager[Contents]:
-        """See Recipe.inspect."""
-        from pipeline.backends.common import packed_contents
-
-        return packed_contents.inspect(
-            artifact, checkpoint, bits=self.bits, group_size=self.group_size, symmetric=self.symmetric, index=False
-        )
-
-    def open(self, artifact: Path, compute: Compute) -> AbstractContextManager[Runner]:
-        """See Recipe.open."""
-        from pipeline.backends.awq.run import runner
-
-        return runner(artifact, compute)

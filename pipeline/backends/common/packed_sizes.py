@@ -41,7 +41,7 @@ def dropped(weight: Weight, model: Model) -> bool:
 def estimate(
     model: Model, load: Load, *, method: Literal["gptq", "awq"], width: int, group_size: int, index: bool
 ) -> Estimate:
-    """See Recipe.estimate. On CPUs the engine is transformers, which writes latent attention's keys and values out."""
+    """See Backend.estimate. On CPUs the engine is transformers, which writes latent attention's keys and values out."""
 
     def of(weight: Weight) -> float:
         return 0.0 if dropped(weight, model) else bits(weight, bits=width, group_size=group_size, index=index)

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline import processes
 from pipeline.backends.contract import Built
 from pipeline.backends.gguf import source
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.recipe import GgufRecipe
 from pipeline.compute import Compute
 from pipeline.errors import BuildError
 from pipeline.toolchains import llama_cpp
@@ -17,7 +17,7 @@ TENSORS = processes.count(r"\[ *(\d+)/ *(\d+)\]")
 """How llama-quantize numbers its lines."""
 
 
-def build(recipe: Gguf, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
+def build(recipe: GgufRecipe, checkpoint: Path, corpus: Path, out: Path, compute: Compute) -> Built:
     """Write the one GGUF file. Raises BuildError with the failing tool's last lines.
 
     llama-quantize writes the name of the importance matrix into the file, so it runs in that matrix's folder, under

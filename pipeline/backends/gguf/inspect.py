@@ -11,7 +11,7 @@ from gguf import GGUFReader, ReaderTensor, quants
 from pipeline import processes
 from pipeline.backends.contract import Contents, Render, Tensor, Tokenizer
 from pipeline.backends.gguf import library, server, tokenizer
-from pipeline.backends.gguf.recipe import Gguf
+from pipeline.backends.gguf.recipe import GgufRecipe
 from pipeline.checkpoints.weights import read_header
 from pipeline.errors import BuildError
 from pipeline.toolchains import llama_cpp
@@ -31,7 +31,7 @@ MIXTURE_DEPENDS_ON_IMATRIX = frozenset({"Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS", "IQ3
 
 
 @contextmanager
-def contents(recipe: Gguf, artifact: Path, checkpoint: Path) -> Iterator[Contents]:
+def contents(recipe: GgufRecipe, artifact: Path, checkpoint: Path) -> Iterator[Contents]:
     """Open the file for the structural checks; BuildError when it cannot be read as GGUF."""
     path = artifact / recipe.file_name
     try:
@@ -77,7 +77,7 @@ def _dequantized(tensor: ReaderTensor) -> Iterator[Tensor]:
         start += len(piece)
 
 
-def _expected_bytes(recipe: Gguf, path: Path) -> tuple[float, float]:
+def _expected_bytes(recipe: GgufRecipe, path: Path) -> tuple[float, float]:
     """Ask llama-quantize, in a dry run on these shapes, how large the tensors of this recipe should be.
 
     It works from shapes and names alone, fallbacks for rows that do not fill a block included, and prints MiB with two

@@ -8,12 +8,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
+from pipeline.backends.gguf.recipe import GgufRecipe
 from pipeline.sizing.model import EMBEDDINGS, HEADS, Model, Weight
-
-if TYPE_CHECKING:
-    from pipeline.backends.gguf.recipe import Gguf
 
 BLOCKS = {
     "F32": (1, 4), "F16": (1, 2), "BF16": (1, 2), "Q8_0": (32, 34), "Q6_K": (256, 210), "Q5_K": (256, 176),
@@ -78,7 +75,7 @@ class Shape:
     """The one size that is an exception."""
 
 
-def types(recipe: "Gguf", model: Model) -> Iterator[tuple[Piece, str]]:
+def types(recipe: GgufRecipe, model: Model) -> Iterator[tuple[Piece, str]]:
     """Yield each tensor and its type."""
     pieces = [piece for weight in model.weights for piece in _pieces(weight, model)]
     whole = _shape(model, pieces)
@@ -143,7 +140,7 @@ def _shape(model: Model, pieces: Iterable[Piece]) -> Shape:
     )
 
 
-def _type(recipe: "Gguf", piece: Piece, model: Shape, place: int, *, tied: bool) -> str:
+def _type(recipe: GgufRecipe, piece: Piece, model: Shape, place: int, *, tied: bool) -> str:
     """Name the type of one tensor; `place` counts layers with attention."""
     if piece.role in ("small", "router"):
         return "F32"
@@ -155,7 +152,7 @@ def _type(recipe: "Gguf", piece: Piece, model: Shape, place: int, *, tied: bool)
     return "F16" if piece.columns % BLOCKS[wanted][0] else wanted
 
 
-def _mixture(recipe: "Gguf", piece: Piece, model: Shape, place: int, *, tied: bool) -> str:
+def _mixture(recipe: GgufRecipe, piece: Piece, model: Shape, place: int, *, tied: bool) -> str:
     name = recipe.quantization
     base = BASE.get(name, re.sub(r"_K_[SML]$", "_K", name))
     if piece.role == "head" or (tied and piece.role == "embedding"):
@@ -204,7 +201,7 @@ def _more(layer: int, layers: int) -> bool:
     return layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
 
 
-def _values(recipe: "Gguf", base: str, model: Shape, place: int) -> str:
+def _values(recipe: GgufRecipe, base: str, model: Shape, place: int) -> str:
     name, shared = recipe.quantization, model.sharing >= 4
     if model.experts == 8:
         return "Q8_0"
@@ -224,7 +221,7 @@ def _values(recipe: "Gguf", base: str, model: Shape, place: int) -> str:
     return "Q5_K" if model.seventy and found in ("Q3_K", "Q4_K") else found
 
 
-def _down(recipe: "Gguf", base: str, layer: int, model: Shape) -> str:
+def _down(recipe: GgufRecipe, base: str, layer: int, model: Shape) -> str:
     name, layers, falcon = recipe.quantization, model.layers, model.falcon
     first, more = layer < layers // 8, _more(layer, layers)
     found = base

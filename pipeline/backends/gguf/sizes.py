@@ -1,15 +1,12 @@
 """What a GGUF artifact will take: its tensors by the mixture's rules, and llama-server around them."""
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from pipeline.backends.gguf import mixture
+from pipeline.backends.gguf.recipe import GgufRecipe
 from pipeline.sizing.cache import Use
 from pipeline.sizing.estimate import Estimate, Load, Making, Runtime, assemble
 from pipeline.sizing.model import Model, Weight
-
-if TYPE_CHECKING:
-    from pipeline.backends.gguf.recipe import Gguf
 
 REPACKED = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "Q2_K"})
 """Types whose matrices llama.cpp copies, interleaved for vector instructions (AVX2, and AVX-512 for Q2_K), beside the
@@ -28,8 +25,8 @@ CONVERTER_BYTES = 370_000_000
 """The converter's interpreter with torch, whose weights are mapped and written one by one."""
 
 
-def estimate(recipe: "Gguf", model: Model, load: Load) -> Estimate:
-    """See Recipe.estimate."""
+def estimate(recipe: GgufRecipe, model: Model, load: Load) -> Estimate:
+    """See Backend.estimate."""
     sizes: Counter[Weight] = Counter()
     repacked = largest = 0
     for piece, kind in mixture.types(recipe, model):

@@ -7,7 +7,6 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from safetensors import safe_open
@@ -16,10 +15,8 @@ from pipeline import processes
 from pipeline.backends.common import stored
 from pipeline.backends.contract import Built
 from pipeline.backends.onnx import genai, graph
+from pipeline.backends.onnx.recipe import OnnxRecipe
 from pipeline.errors import BuildError
-
-if TYPE_CHECKING:
-    from pipeline.backends.onnx.recipe import Onnx
 
 TOOLS = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "onnx", "torch", "transformers", "numpy")
 
@@ -53,7 +50,7 @@ ENVIRONMENT = {
 }
 
 
-def build(recipe: "Onnx", checkpoint: Path, out: Path) -> Built:
+def build(recipe: OnnxRecipe, checkpoint: Path, out: Path) -> Built:
     """Run the builder in a process of its own: its imports and the memory of two copies of the model end with it.
 
     It never runs code from the checkpoint (hf_remote is false by default), and no token is looked up.
@@ -113,7 +110,7 @@ def _set_tokenizer_class(out: Path) -> tuple[str, ...]:
     return (f"onnxruntime-genai's own tokenizer may give other ids in runs of over {limit}",)
 
 
-def _options(recipe: "Onnx") -> list[str]:
+def _options(recipe: OnnxRecipe) -> list[str]:
     if recipe.precision == "fp32":
         return ["hf_token=false"]
     if recipe.source != "checkpoint":
@@ -135,7 +132,7 @@ def _options(recipe: "Onnx") -> list[str]:
     return options
 
 
-def _notes(recipe: "Onnx", out: Path) -> tuple[str, ...]:
+def _notes(recipe: OnnxRecipe, out: Path) -> tuple[str, ...]:
     """Say which weight matrices a quantized artifact keeps in float32, and how much of it they are."""
     if recipe.precision == "fp32":
         return ()

@@ -4,26 +4,24 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.contract import Contents, Tensor, Tokenizer
 from pipeline.backends.onnx import build, genai, graph, sizes
 from pipeline.backends.onnx.optimum.decoder import GrowingDecoder
+from pipeline.backends.onnx.recipe import OnnxRecipe
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 from pipeline.records import Message
 from pipeline.sizing import read
-
-if TYPE_CHECKING:
-    from pipeline.backends.onnx.recipe import Onnx
 
 TOLERANCE = 0.02
 """The share by which bits per weight may be off: fused and rescaled norms, routers that stay in float32."""
 
 
 @contextmanager
-def contents(recipe: "Onnx", artifact: Path, checkpoint: Path) -> Iterator[Contents]:
+def contents(recipe: OnnxRecipe, artifact: Path, checkpoint: Path) -> Iterator[Contents]:
     """Open the artifact in its own runtime, so that a graph which does not load is found here, and read its tensors."""
     if recipe.exporter == "optimum":
         GrowingDecoder(artifact, Compute(threads=1))

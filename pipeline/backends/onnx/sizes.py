@@ -1,14 +1,11 @@
 """What an ONNX artifact takes, from shapes alone: as inspected after a build, and as planned before one."""
 
 import math
-from typing import TYPE_CHECKING
 
+from pipeline.backends.onnx.recipe import OnnxRecipe
 from pipeline.sizing.cache import Use
 from pipeline.sizing.estimate import Estimate, Load, Making, Runtime, assemble
 from pipeline.sizing.model import EMBEDDINGS, HEADS, Model, Weight
-
-if TYPE_CHECKING:
-    from pipeline.backends.onnx.recipe import Onnx
 
 INPUTS = (*EMBEDDINGS, "embed_in.weight")
 LOOKED_UP = (*INPUTS, "wpe.weight", "embed_positions.weight")
@@ -31,12 +28,12 @@ COPIES = {"fp32": 1.1, "int8": 2.0, "int4": 2.4}
 rounding."""
 
 
-def bits(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]:
+def bits(recipe: OnnxRecipe, weight: Weight, *, tied: bool) -> tuple[float, float]:
     """Return the least and the most bits that this recipe can store one of the checkpoint's tensors in."""
     return _optimum(recipe, weight, tied=tied) if recipe.exporter == "optimum" else _genai(recipe, weight, tied=tied)
 
 
-def _optimum(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]:
+def _optimum(recipe: OnnxRecipe, weight: Weight, *, tied: bool) -> tuple[float, float]:
     """Matrices are float32, or int8 with a float32 scale and a zero point for each column, whichever axis those lie on.
 
     Those read by rows stay floats. A head tied to the embedding, which a checkpoint may hold all the same, is stored
@@ -54,7 +51,7 @@ def _optimum(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, floa
     return (floats + least, floats + most) if tied and weight.name.endswith(INPUTS) else (floats, floats)
 
 
-def _genai(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]:
+def _genai(recipe: OnnxRecipe, weight: Weight, *, tied: bool) -> tuple[float, float]:
     """Add up what the model builder makes of it.
 
     Vectors and the input embedding are float32. A head tied to the embedding is stored once when both have one format:
@@ -78,7 +75,7 @@ def _genai(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]
     return least, most
 
 
-def _taken(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]:
+def _taken(recipe: OnnxRecipe, weight: Weight, *, tied: bool) -> tuple[float, float]:
     """Bits of what a GPTQ or AWQ artifact gives: groups of some size that divides its rows, embedding and head floats.
 
     A tied head is stored once.
@@ -93,7 +90,9 @@ def _taken(recipe: "Onnx", weight: Weight, *, tied: bool) -> tuple[float, float]
     return min(found), max(found)
 
 
-def _packed(recipe: "Onnx", weight: Weight, block_size: int, *, zero_points: bool, width: int | None = None) -> float:
+def _packed(
+    recipe: OnnxRecipe, weight: Weight, block_size: int, *, zero_points: bool, width: int | None = None
+) -> float:
     """Bits of a MatMulNBits matrix: integers of whole blocks, a float32 scale a block, each row's zero points."""
     width = width or (8 if recipe.precision == "int8" else 4)
     blocks = math.ceil(weight.shape[-1] / block_size)
@@ -102,7 +101,7 @@ def _packed(recipe: "Onnx", weight: Weight, block_size: int, *, zero_points: boo
     )
 
 
-def _quantized(recipe: "Onnx", weight: Weight) -> tuple[float, float]:
+def _quantized(recipe: OnnxRecipe, weight: Weight) -> tuple[float, float]:
     """Return the bits of a matrix that the builder rounds: k_quant has zero points, and some of its matrices 8 bits."""
     asymmetric = recipe.effective_algorithm == "k_quant"
     least = _packed(recipe, weight, recipe.block_size, zero_points=asymmetric)
@@ -111,8 +110,11 @@ def _quantized(recipe: "Onnx", weight: Weight) -> tuple[float, float]:
     return least, _packed(recipe, weight, recipe.block_size, zero_points=asymmetric, width=8)
 
 
-def estimate(recipe: "Onnx", model: Model, load: Load) -> Estimate:
-    """See Recipe.estimate. The engine's cache is float32, knows no windows, and is there as a whole; no GPU is used."""
+def estimate(recipe: OnnxRecipe, model: Model, load: Load) -> Estimate:
+    """See Backend.estimate.
+
+    The engine's cache is float32, knows no windows, and is there as a whole; no GPU is used.
+    """
 
     def of(weight: Weight) -> float:
         least, most = bits(recipe, weight, tied=model.tied)

@@ -18,7 +18,7 @@ def bits(weight: Weight) -> int:
 
 
 def estimate(model: Model, load: Load) -> Estimate:
-    """See Recipe.estimate. vLLM on GPUs keeps latent attention's compressed form, transformers on CPUs does not."""
+    """See Backend.estimate. vLLM on GPUs keeps latent attention's compressed form, transformers on CPUs does not."""
     return assemble(
         model,
         load,

@@ -14,7 +14,7 @@ from pipeline.backends.contract import Built
 from pipeline.backends.tensorrt_llm import commands, place, source, support, tensors, written
 from pipeline.backends.tensorrt_llm import target as targets
 from pipeline.backends.tensorrt_llm.place import Place
-from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlmRecipe
 from pipeline.backends.tensorrt_llm.target import Target
 from pipeline.errors import BuildError, NativeCrashError
 from pipeline.toolchains import isolated
@@ -35,7 +35,7 @@ KILLED = re.compile(r"was killed by SIGKILL|tells of SIGKILL")
 """By the kernel: of a process here, and of one in a container."""
 
 
-def build(recipe: TensorRtLlm, checkpoint: Path, corpus: Path, out: Path) -> Built:
+def build(recipe: TensorRtLlmRecipe, checkpoint: Path, corpus: Path, out: Path) -> Built:
     """Fill `out`; nothing is in it unless everything was made and is what was asked for."""
     windows = Windows.load(corpus / "calibration.npz")
     _require_room(recipe, windows)
@@ -53,7 +53,7 @@ def build(recipe: TensorRtLlm, checkpoint: Path, corpus: Path, out: Path) -> Bui
     return Built(tools=_tools(target), notes=_notes(recipe))
 
 
-def job(recipe: TensorRtLlm, checkpoint: Path, scratch: Path) -> dict[str, Any]:
+def job(recipe: TensorRtLlmRecipe, checkpoint: Path, scratch: Path) -> dict[str, Any]:
     """Return what inside/convert.py is asked to do."""
     architecture = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     gptq = _stored_group_size(checkpoint) if recipe.quantization == "w4a16_gptq" else None
@@ -74,7 +74,7 @@ def job(recipe: TensorRtLlm, checkpoint: Path, scratch: Path) -> dict[str, Any]:
     }
 
 
-def _require_room(recipe: TensorRtLlm, windows: Windows) -> None:
+def _require_room(recipe: TensorRtLlmRecipe, windows: Windows) -> None:
     """Find out now, and not when an engine of an hour's work is scored, that the corpus's windows do not fit it."""
     tokens = windows.ids.shape[1]
     if tokens > recipe.max_input_tokens or tokens >= recipe.max_sequence_tokens:
@@ -84,7 +84,9 @@ def _require_room(recipe: TensorRtLlm, windows: Windows) -> None:
         )
 
 
-def _convert(recipe: TensorRtLlm, where: Place, checkpoint: Path, windows: Windows, scratch: Path) -> Mapping[str, Any]:
+def _convert(
+    recipe: TensorRtLlmRecipe, where: Place, checkpoint: Path, windows: Windows, scratch: Path
+) -> Mapping[str, Any]:
     """Convert and quantize on our own windows of ids; return what it says of GPU and versions."""
     tensors.save(scratch / "windows.npy", windows.ids)
     source.prepare(checkpoint, scratch / "model")
@@ -114,7 +116,7 @@ def _call(where: Place, script: str, job: Mapping[str, Any], scratch: Path, what
     return value
 
 
-def _compiled(recipe: TensorRtLlm, where: Place, scratch: Path) -> Path:
+def _compiled(recipe: TensorRtLlmRecipe, where: Place, scratch: Path) -> Path:
     engine = scratch / commands.ENGINE
     command = commands.build(recipe, scratch / "converted", engine, scratch / "timings.cache")
     _call(where, "compile.py", {"command": command}, scratch, f"trtllm-build {recipe.quantization}")
@@ -122,7 +124,7 @@ def _compiled(recipe: TensorRtLlm, where: Place, scratch: Path) -> Path:
     return engine
 
 
-def _fill(recipe: TensorRtLlm, checkpoint: Path, made: Path, out: Path) -> None:
+def _fill(recipe: TensorRtLlmRecipe, checkpoint: Path, made: Path, out: Path) -> None:
     """Move what was made into place, and put the source's own description and tokenizer beside it."""
     if recipe.mode == "engine":
         shutil.move(made, out / commands.ENGINE)
@@ -151,7 +153,7 @@ def _tools(target: Target) -> dict[str, str]:
     return {"tensorrt_llm": target.tensorrt_llm, **target.tools, **gpu}
 
 
-def _notes(recipe: TensorRtLlm) -> tuple[str, ...]:
+def _notes(recipe: TensorRtLlmRecipe) -> tuple[str, ...]:
     if recipe.mode == "checkpoint":
         return ()
     return (
@@ -160,7 +162,7 @@ def _notes(recipe: TensorRtLlm) -> tuple[str, ...]:
     )
 
 
-def _explained(recipe: TensorRtLlm, error: BuildError) -> BuildError:
+def _explained(recipe: TensorRtLlmRecipe, error: BuildError) -> BuildError:
     """Add what would help to an error that is about memory."""
     if OUT_OF_GPU_MEMORY.search(str(error)):
         smaller = f"max_batch_size ({recipe.max_batch_size}), max_sequence_tokens ({recipe.max_sequence_tokens})"

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlmRecipe
 
 SERVING = "serving.yaml"
 """In an artifact's folder: what trtllm-serve takes from a file only."""
@@ -11,7 +11,7 @@ ENGINE = "engine"
 """In an artifact's folder: the engine's own folder, whose config.json is not the model's."""
 
 
-def build(recipe: TensorRtLlm, converted: Path, engine: Path, timings: Path) -> list[str]:
+def build(recipe: TensorRtLlmRecipe, converted: Path, engine: Path, timings: Path) -> list[str]:
     """Compile a converted checkpoint.
 
     Context logits are gathered so that the engine can be scored: perplexity and divergence need the whole vocabulary's
@@ -25,7 +25,9 @@ def build(recipe: TensorRtLlm, converted: Path, engine: Path, timings: Path) -> 
     return [*command, "--workers", str(recipe.tensor_parallel), "--output_timing_cache", str(timings)]
 
 
-def serve(recipe: TensorRtLlm, artifact: Path, *, host: str, port: int, gpu_memory_fraction: float = 0.9) -> list[str]:
+def serve(
+    recipe: TensorRtLlmRecipe, artifact: Path, *, host: str, port: int, gpu_memory_fraction: float = 0.9
+) -> list[str]:
     """Serve an artifact as OpenAI's API on one address, which asks for no key: only loopback will do.
 
     `gpu_memory_fraction` is the share that the KV cache takes of the memory that weights and buffers leave.
@@ -39,7 +41,7 @@ def serve(recipe: TensorRtLlm, artifact: Path, *, host: str, port: int, gpu_memo
     return [*command, "--extra_llm_api_options", str(artifact / SERVING), "--log_level", "warning"]
 
 
-def serving(recipe: TensorRtLlm) -> str:
+def serving(recipe: TensorRtLlmRecipe) -> str:
     """Return the file SERVING.
 
     Blocks of the KV cache are not shared between requests: a prompt whose beginning was seen before would go through

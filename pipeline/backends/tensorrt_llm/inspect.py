@@ -7,11 +7,11 @@ from pathlib import Path
 from pipeline.backends.common import hf_tokenizer, stored
 from pipeline.backends.contract import Contents
 from pipeline.backends.tensorrt_llm import commands, target, tensors, written
-from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlmRecipe
 
 
 @contextmanager
-def contents(recipe: TensorRtLlm, artifact: Path, checkpoint: Path) -> Iterator[Contents]:
+def contents(recipe: TensorRtLlmRecipe, artifact: Path, checkpoint: Path) -> Iterator[Contents]:
     """Open an artifact for the structural checks.
 
     Weights inside an engine cannot be read; those that went into it were checked before it was compiled. What the

@@ -17,7 +17,7 @@ from pipeline import endings
 from pipeline.backends.tensorrt_llm import commands, place
 from pipeline.backends.tensorrt_llm import target as targets
 from pipeline.backends.tensorrt_llm.inside.score import MAGIC
-from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlmRecipe
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError, NativeCrashError
 from pipeline.processes import KEPT_LINES
@@ -180,7 +180,7 @@ class TensorRtLlmRunner:
             yield batch
 
 
-def job(recipe: TensorRtLlm, artifact: Path) -> dict[str, Any]:
+def job(recipe: TensorRtLlmRecipe, artifact: Path) -> dict[str, Any]:
     """Return what inside/score.py is asked to load."""
     folder = artifact.resolve()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -198,7 +198,7 @@ def job(recipe: TensorRtLlm, artifact: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def runner(recipe: TensorRtLlm, artifact: Path, compute: Compute) -> Iterator[TensorRtLlmRunner]:
+def runner(recipe: TensorRtLlmRecipe, artifact: Path, compute: Compute) -> Iterator[TensorRtLlmRunner]:
     """Load an artifact; MeasurementError when it was built for another architecture or version, or does not load."""
     if (reason := targets.mismatch(targets.load(artifact), compute.gpus, place.version())) is not None:
         raise MeasurementError(f"{artifact}: {reason}")

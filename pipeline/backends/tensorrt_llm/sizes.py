@@ -1,14 +1,10 @@
 """What a TensorRT-LLM artifact takes, from shapes alone: as inspected after a build, and as planned before one."""
 
-from typing import TYPE_CHECKING
-
 from pipeline.backends.common import stored
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlmRecipe
 from pipeline.sizing.cache import Use
 from pipeline.sizing.estimate import Estimate, Load, Making, Runtime, assemble
 from pipeline.sizing.model import EMBEDDINGS, Model, Weight
-
-if TYPE_CHECKING:
-    from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
 
 WEIGHT_BITS = {"bf16": 16, "fp8": 8, "int8_wo": 8, "int4_wo": 4, "int4_awq": 4, "w4a16_gptq": 4}
 GROUPED = ("int4_awq", "w4a16_gptq")
@@ -24,7 +20,7 @@ PROCESS_BYTES = 4_000_000_000
 here."""
 
 
-def bits(recipe: "TensorRtLlm", weight: Weight) -> tuple[float, float]:
+def bits(recipe: TensorRtLlmRecipe, weight: Weight) -> tuple[float, float]:
     """Return the least and the most bits for one of the checkpoint's tensors.
 
     At most: scales for each group, and an embedding twice, as head of its own although the checkpoint ties them.
@@ -37,8 +33,8 @@ def bits(recipe: "TensorRtLlm", weight: Weight) -> tuple[float, float]:
     return least, least + weight.parameters * SCALE_BITS / group
 
 
-def estimate(recipe: "TensorRtLlm", model: Model, load: Load) -> Estimate:
-    """See Recipe.estimate."""
+def estimate(recipe: TensorRtLlmRecipe, model: Model, load: Load) -> Estimate:
+    """See Backend.estimate."""
 
     def of(weight: Weight) -> float:
         least, most = bits(recipe, weight)

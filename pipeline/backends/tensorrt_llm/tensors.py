@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.backends.common import stored
 from pipeline.backends.contract import Tensor
 from pipeline.backends.tensorrt_llm import sizes
-from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlmRecipe
 from pipeline.sizing import read
 
 PIECE_BYTES = 64 * 2**20
@@ -26,7 +26,7 @@ def save(path: Path, ids: npt.NDArray[np.int32]) -> None:
     np.save(path, ids, allow_pickle=False)
 
 
-def stored_tensors(recipe: TensorRtLlm, folder: Path) -> Iterator[Tensor]:
+def stored_tensors(recipe: TensorRtLlmRecipe, folder: Path) -> Iterator[Tensor]:
     """Yield what a fault would show in. TensorRT-LLM types packed groups of integers as bfloat16."""
     import torch
     from safetensors import safe_open
@@ -51,7 +51,7 @@ def engine_pieces(folder: Path) -> Iterator[Tensor]:
         yield Tensor(name=path.name, values=piece.reshape(1, -1), packed=True)
 
 
-def expected_bits(recipe: TensorRtLlm, checkpoint: Path) -> tuple[float, float]:
+def expected_bits(recipe: TensorRtLlmRecipe, checkpoint: Path) -> tuple[float, float]:
     """Return the range of bits a weight that this recipe gives on the checkpoint's shapes.
 
     At most: an embedding and a head of their own although the checkpoint ties them, and, for an engine, what else is in

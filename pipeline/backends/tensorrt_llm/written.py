@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.backends.tensorrt_llm import support
-from pipeline.backends.tensorrt_llm.recipe import TensorRtLlm
+from pipeline.backends.tensorrt_llm.recipe import TensorRtLlmRecipe
 from pipeline.errors import BuildError
 
 QUANTIZED = "hf_quant_config.json"
 """What ModelOpt writes beside weights in Hugging Face's layout."""
 
 
-def require_converted(recipe: TensorRtLlm, folder: Path) -> None:
+def require_converted(recipe: TensorRtLlmRecipe, folder: Path) -> None:
     """Check a converted checkpoint; BuildError tells every difference."""
     config = _read(folder / "config.json")
     _require(folder, "the converted checkpoint", _converted(recipe, config, folder))
 
 
-def require_engine(recipe: TensorRtLlm, folder: Path, version: str) -> None:
+def require_engine(recipe: TensorRtLlmRecipe, folder: Path, version: str) -> None:
     """Check an engine's folder; BuildError tells every difference."""
     config = _read(folder / "config.json")
     found = [*_converted(recipe, config.get("pretrained_config", {}), None)]
@@ -40,7 +40,7 @@ def require_engine(recipe: TensorRtLlm, folder: Path, version: str) -> None:
     _require(folder, "the engine", found)
 
 
-def require_quantized(recipe: TensorRtLlm, folder: Path) -> None:
+def require_quantized(recipe: TensorRtLlmRecipe, folder: Path) -> None:
     """Check a quantized checkpoint in Hugging Face's layout; BuildError tells every difference."""
     config = _read(folder / QUANTIZED).get("quantization", {})
     found = list(_differences(_algorithms(recipe), config, "quantization."))
@@ -49,7 +49,7 @@ def require_quantized(recipe: TensorRtLlm, folder: Path) -> None:
     _require(folder, "the quantized checkpoint", found)
 
 
-def _converted(recipe: TensorRtLlm, config: Mapping[str, Any], folder: Path | None) -> Iterator[str]:
+def _converted(recipe: TensorRtLlmRecipe, config: Mapping[str, Any], folder: Path | None) -> Iterator[str]:
     yield from _differences({"dtype": "bfloat16"}, config, "")
     yield from _differences(_algorithms(recipe), config.get("quantization") or {}, "quantization.")
     mapping = {"world_size": recipe.tensor_parallel, "tp_size": recipe.tensor_parallel}
@@ -58,7 +58,7 @@ def _converted(recipe: TensorRtLlm, config: Mapping[str, Any], folder: Path | No
         yield from _missing(folder, [f"rank{rank}.safetensors" for rank in range(recipe.tensor_parallel)])
 
 
-def _algorithms(recipe: TensorRtLlm) -> dict[str, Any]:
+def _algorithms(recipe: TensorRtLlmRecipe) -> dict[str, Any]:
     wanted: dict[str, Any] = {
         "quant_algo": support.ALGORITHM[recipe.quantization],
         "kv_cache_quant_algo": support.KV_ALGORITHM[recipe.kv_cache],

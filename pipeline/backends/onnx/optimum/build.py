@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,12 +16,10 @@ from pipeline import processes
 from pipeline.backends.contract import Built
 from pipeline.backends.onnx import genai, graph
 from pipeline.backends.onnx.optimum.decoder import GRAPH, GrowingDecoder, joined
+from pipeline.backends.onnx.recipe import OnnxRecipe
 from pipeline.compute import Compute
 from pipeline.errors import BuildError
 from pipeline.toolchains import environments
-
-if TYPE_CHECKING:
-    from pipeline.backends.onnx.recipe import Onnx
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
 SCRIPT = Path(__file__).with_name("export.py")
@@ -54,7 +52,7 @@ order make at most a thousandth; a rotation by other angles, a lost scale or a w
 more."""
 
 
-def build(recipe: "Onnx", checkpoint: Path, out: Path, compute: Compute) -> Built:
+def build(recipe: OnnxRecipe, checkpoint: Path, out: Path, compute: Compute) -> Built:
     """Write the graph and the checkpoint's own other files. BuildError where the graph computes something else."""
     environment = environments.environment("optimum", REQUIREMENTS)
     with tempfile.TemporaryDirectory(prefix=".onnx-", dir=out.parent) as scratch:

@@ -1,8 +1,9 @@
-"""The engines: a closed registry, and which of them serves what."""
+"""The engines' code: which engine serves an artifact here, and how it is made. `pipeline.engines` has the facts."""
 
 from pathlib import Path
 
 from containers.engines.contract import Engine
+from pipeline import engines
 from pipeline.backends import AnyRecipe
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError, StorageError
@@ -15,29 +16,16 @@ CONTEXT_TOKENS = 4096
 DRAIN_SECONDS = 30.0
 
 
-def candidates(recipe: AnyRecipe) -> tuple[EngineName, ...]:
-    """List the engines that take such an artifact: the one for a GPU first, where it is another than the CPU's."""
-    if recipe.backend == "gguf":
-        return ("llama_cpp",)
-    if recipe.backend == "onnx":
-        return ("onnxruntime",)
-    if recipe.backend == "tensorrt_llm":
-        return ("tensorrt_llm",)
-    if recipe.backend == "gptq" and not (recipe.bits in (4, 8) and recipe.symmetric):
-        return ("transformers",)  # vLLM's kernels know no others
-    return ("vllm", "transformers")
-
-
 def choose(recipe: AnyRecipe, compute: Compute, fixed: EngineName | None = None) -> EngineName:
     """Return the engine that serves an artifact here; `fixed` is the only one that may.
 
     RequirementError where that one does not take the artifact, and where an engine that needs a GPU finds none.
     """
-    taking = candidates(recipe)
+    taking = engines.serving(recipe)
     chosen = fixed or (taking[0] if compute.gpus else taking[-1])
     if chosen not in taking:
         raise RequirementError(f"engine {chosen} does not serve {recipe.backend} artifacts; {' or '.join(taking)} does")
-    if chosen in ("vllm", "tensorrt_llm") and not compute.gpus:
+    if engines.ENGINES[chosen].needs_gpu and not compute.gpus:
         raise RequirementError(
             f"engine {chosen} needs an NVIDIA GPU, and there is none here, or device: cpu hides it; figures measured "
             f"with {chosen} hold on such machines only"

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline import digests, oci, processes
+from pipeline.engines import ENGINES
 from pipeline.images import cache, wheels
 from pipeline.images.assemble import PACKAGES
 from pipeline.images.bases import Base, Bases
@@ -51,19 +52,19 @@ def build(name: EngineName, builder: Builder, bases: Bases) -> Path:
     return cache.folder(f"engine-{name}-{digests.of_value([LAYOUT, builder.name, inputs])[:16]}", fill)
 
 
-def _inputs(name: str, bases: Bases) -> dict[str, str]:
+def _inputs(name: EngineName, bases: Bases) -> dict[str, str]:
     """Name everything that shapes the image, with its digest."""
     found = {"base": bases.runtime.digest, "build": bases.build.digest}
     for file in sorted((ROOT / "containers" / name).iterdir()):
         if file.is_file():
             found[file.name] = f"sha256:{digests.of_file(file)}"
-    if name == "llama_cpp":
+    if ENGINES[name].toolchain:
         found["source"] = f"sha256:{llama_cpp.pin().sha256}"
         found["toolchain"] = f"sha256:{llama_cpp.key()}"
     return found
 
 
-def context(name: str, into: Path, python: str) -> None:
+def context(name: EngineName, into: Path, python: str) -> None:
     """Gather what the Containerfile copies: nothing is downloaded while it is built."""
     folder = ROOT / "containers" / name
     shutil.copytree(folder, into, ignore=shutil.ignore_patterns("__pycache__"))
@@ -71,7 +72,7 @@ def context(name: str, into: Path, python: str) -> None:
     for requirements in wheels.files(folder):
         for wheel in wheels.house(requirements, python).iterdir():
             shutil.copy2(wheel, into / "wheelhouse" / wheel.name)
-    if name == "llama_cpp":
+    if ENGINES[name].toolchain:
         _llama_cpp(into)
 
 

@@ -27,9 +27,8 @@ def pin() -> tuple[dict[str, str], dict[str, str]]:
     """
     images = manifest.load()
     found, failed = {}, {}
-    for section in ("runtime", "build", "vllm", "tensorrt_llm"):
-        wanted: manifest.Pin | None = getattr(images, section)
-        if wanted is None:
+    for section, wanted in images:
+        if not isinstance(wanted, manifest.Pin):
             continue
         try:
             found[wanted.image] = digest(wanted.image)

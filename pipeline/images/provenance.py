@@ -7,6 +7,7 @@ signature to say.
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.engines import ENGINES
 from pipeline.images import sbom
 from pipeline.records import Artifact, Checkpoint, Corpus, Engine, Image
 from pipeline.toolchains import llama_cpp
@@ -56,7 +57,7 @@ def _dependencies(
         found[3]["digest"]["gitCommit"] = checkpoint.revision
     if image.revision:
         found.append({"name": "code", "digest": {"gitCommit": image.revision}})
-    if engine.name == "llama_cpp":
+    if ENGINES[engine.name].toolchain:
         pin = llama_cpp.pin()
         found.append({"uri": f"pkg:pypi/{pin.project}@{pin.version}", "digest": {"sha256": pin.sha256}})
     for one in engine.packages:

@@ -12,6 +12,7 @@ from typing import Any
 
 from evals.statistics import Estimate
 from pipeline import oci
+from pipeline.engines import ENGINES
 from pipeline.images import manifest
 from pipeline.records import Artifact, Checkpoint, Engine, Image, Package, Standing
 from pipeline.toolchains import llama_cpp
@@ -38,7 +39,7 @@ def bom(
         *map(_python, engine.packages),
         *(_debian(package, publisher) for package in debian_packages(layout)),
     ]
-    if engine.name == "llama_cpp":
+    if ENGINES[engine.name].toolchain:
         components.append(_llama_cpp())
     if manifest.load().public(engine.name) is not None:
         components.append(_runtime(image))

@@ -19,6 +19,7 @@ from evals.runner import Ids, Runner
 from evals.windows import Windows
 from pipeline import activity, digests, paths
 from pipeline.compute import Compute
+from pipeline.engines import ENGINES
 from pipeline.errors import ParamsError
 from pipeline.params import RECIPE, LatencyParams, Params, ServingParams
 from pipeline.progress import note, track
@@ -26,9 +27,6 @@ from pipeline.records import FILE, Artifact, Failure, Latency, Machine, Served, 
 from pipeline.stages import hardware
 
 T = TypeVar("T")
-
-PLACED = ("vllm", "tensorrt_llm")
-"""Engines that are told how to use GPUs."""
 
 FAILURE_SECONDS = 3.0
 """Within which a gateway whose engine is gone has told why."""
@@ -132,7 +130,7 @@ def _served(wanted: ServingParams, artifact: Artifact, text: Ids, compute: Compu
     slots = max(wanted.concurrency)
     prompts = _prompts(wanted, text)
     engine = engines.choose(RECIPE.validate_python(artifact.recipe), compute)
-    placed, flags = wanted.placement if engine in PLACED else None, ["--engine", engine]
+    placed, flags = wanted.placement if ENGINES[engine].needs_gpu else None, ["--engine", engine]
     if placed:
         flags += ["--tensor-parallel", str(placed.tensor_parallel)]
         flags += ["--gpu-memory-fraction", str(placed.gpu_memory_fraction)]

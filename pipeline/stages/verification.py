@@ -16,13 +16,14 @@ from evals.runner import Ids
 from evals.tokens import Tokens
 from evals.windows import Windows
 from pipeline import machine, paths
+from pipeline.engines import ENGINES
 from pipeline.errors import MeasurementError, RequirementError, VerificationError
 from pipeline.images import checks, container
 from pipeline.images.checks import Client
 from pipeline.images.container import Container
 from pipeline.params import Params
 from pipeline.progress import track
-from pipeline.records import FILE, Check, Checkpoint, EngineName, Image, Latency, Quality, Served, Verification
+from pipeline.records import FILE, Check, Checkpoint, Image, Latency, Quality, Served, Verification
 from pipeline.stages.latency import pieces
 
 READY_SECONDS = 1800.0
@@ -30,9 +31,6 @@ STOP_SECONDS = 60.0
 POLL_SECONDS = 0.1
 PROMPT_TOKENS, DRAINED_TOKENS = 16, 64
 """Tokens of the prompt, and of the answer in whose middle SIGTERM comes."""
-
-SILENT_ON_PROMPTS: frozenset[EngineName] = frozenset({"tensorrt_llm"})
-"""Engines that tell no log-probabilities of prompts: greedy answers alone prove what they serve."""
 
 
 def verification(params: Params) -> None:
@@ -84,7 +82,7 @@ def _asked(
 
     Where llama.cpp's kernels fail on this processor nothing else is asked: the server may not even start.
     """
-    if served.engine == "llama_cpp":
+    if ENGINES[served.engine].toolchain:
         tried = checks.kernels(running)
         yield tried
         if not tried.passed:
@@ -108,8 +106,9 @@ def _served(
     """Hold log-probabilities, tokens and speed against what was measured of the artifact."""
     quality = Quality.load(paths.quality(name))
     assert quality.perplexity is not None, "an unavailable artifact wins nothing"
-    tolerance = checks.OTHER_KERNELS if served.engine in ("vllm", "tensorrt_llm") else checks.SAME_CODE
-    if served.engine not in SILENT_ON_PROMPTS:
+    engine = ENGINES[served.engine]
+    tolerance = checks.SAME_CODE if engine.scores_as_evaluation else checks.OTHER_KERNELS
+    if engine.scores_prompts:
         yield checks.scores(client, windows, quality.perplexity, tolerance, _bar("scoring through the image"))
     prompts = agreement.prompts(windows, params.greedy.prompts, params.greedy.prompt_tokens)
     tokens = Tokens.load(paths.tokens(name))

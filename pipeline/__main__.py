@@ -92,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("profile", help=about, description=about)
     command.add_argument("name")
     command.set_defaults(run=_profile)
+    about = (
+        "say why `dvc repro` will run a stage: which inputs, modules, tools and settings are not those of its last run"
+    )
+    command = commands.add_parser("why", help=about, description=about)
+    command.add_argument("stage", nargs="?", help="such as quality@gguf-q8_0, with what it needs; default: all")
+    command.set_defaults(run=_why)
     for name, about, run in (
         ("params", "check params.yaml", _params),
         ("ranking", "print the ranking of the last run", _ranking),
@@ -178,6 +184,17 @@ def _profile(options: argparse.Namespace) -> None:
     from pipeline.commands.profile import profile
 
     print(*(f"params.yaml: {key}" for key in profile(options.name)), sep="\n")
+
+
+def _why(options: argparse.Namespace) -> None:
+    """Run why."""
+    from pipeline.commands.why import why
+
+    found = why(options.stage)
+    for stage, reasons in found.items():
+        print(f"{stage}:", *reasons, sep="\n  ")
+    if not found:
+        print("nothing will run: inputs, code, tools and settings are those of the last run")
 
 
 def _params(_: argparse.Namespace) -> None:

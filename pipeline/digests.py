@@ -24,6 +24,11 @@ def of_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def of_text(text: str) -> str:
+    """Return the sha256 of a text in UTF-8, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def of_value(value: object) -> str:
     """Return the sha256 of a JSON value in canonical form."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

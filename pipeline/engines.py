@@ -6,6 +6,9 @@ from typing import Any
 
 from pipeline.records import EngineName
 
+CONTEXT_TOKENS = 4096
+"""Where nobody asks for a length: some models were made for a million tokens, whose cache fits no memory."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:

@@ -8,6 +8,7 @@ TEXT_SOURCES = Path("inputs/texts.json")
 REVISION = Path("inputs/revision.json")
 BUILDERS = Path("inputs/builders.json")
 HARDWARE = Path("inputs/hardware")
+CODE = Path("inputs/code")
 
 CHECKPOINT = Path("checkpoint")
 CORPUS = Path("corpus")
@@ -34,6 +35,11 @@ RELEASE = Path("release.json")
 def hardware(name: str) -> Path:
     """Return the record of what this machine lacks for an artifact."""
     return HARDWARE / f"{name}.json"
+
+
+def code(name: str) -> Path:
+    """Return the record of the code and the tools that shape what a stage writes."""
+    return CODE / f"{name}.json"
 
 
 def artifact(name: str) -> Path:

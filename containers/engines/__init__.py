@@ -10,9 +10,6 @@ from pipeline.errors import RequirementError, StorageError
 from pipeline.params import RECIPE
 from pipeline.records import FILE, Artifact, EngineName, Placement
 
-CONTEXT_TOKENS = 4096
-"""Where nobody asks for a length: some models were made for a million tokens, whose cache fits no memory."""
-
 DRAIN_SECONDS = 30.0
 
 
@@ -55,7 +52,7 @@ def engine(
     recipe = RECIPE.validate_python(record.recipe)
     chosen = choose(recipe, compute, fixed)
     placement = placement or Placement()
-    asked = CONTEXT_TOKENS if context_tokens is None else context_tokens
+    asked = engines.CONTEXT_TOKENS if context_tokens is None else context_tokens
     sizes = {"slots": slots, "context_tokens": asked}
     if recipe.backend == "gguf":
         from containers.engines.llama_cpp.engine import LlamaCppEngine

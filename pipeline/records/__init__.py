@@ -7,7 +7,7 @@ hosts, peak memory and paths are provenance and go to `measurements/`.
 from pipeline.records.artifacts import Artifact, Build, Predicted
 from pipeline.records.base import FILE, Failure, File, Record, canonical_json
 from pipeline.records.images import Check, Engine, Image, Layer, Package, Referrer, Release, Verification
-from pipeline.records.inputs import Builders, Gpu, Hardware, Machine, Revision, Source, Sources
+from pipeline.records.inputs import Builders, Code, Gpu, Hardware, Machine, Revision, Source, Sources
 from pipeline.records.measurements import (
     EngineName,
     Latency,
@@ -40,6 +40,7 @@ __all__ = [
     "Chat",
     "Check",
     "Checkpoint",
+    "Code",
     "Corpus",
     "Cost",
     "Engine",

@@ -41,6 +41,19 @@ class Hardware(Record):
     """Compute capability of the GPU here, for an artifact that is bound to one; another GPU then builds it again."""
 
 
+class Code(Record):
+    """The code and the tools that shape what a stage writes."""
+
+    name: str
+    """The stage, and behind a hyphen the backend, where the stage is one of single artifacts."""
+    modules: dict[str, str]
+    """Beginnings of digests of the code of each module, comments and docstrings left out."""
+    data: dict[str, str]
+    """Beginnings of digests of files that the code reads, by path."""
+    tools: dict[str, str]
+    """Versions of distributions."""
+
+
 class Source(Record):
     """The state of one source: a digest of a local file or folder, None for a remote or built-in one."""
 

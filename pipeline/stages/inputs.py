@@ -1,4 +1,4 @@
-"""What lies outside the repository and can change without DVC noticing: this machine, and folders named in params.yaml.
+"""What can change without DVC noticing: this machine, folders that params.yaml names, code and the tools it uses.
 
 The only stage that always runs; it reads no file that it has read before, and when nothing changed its outputs are the
 same bytes, so every later stage skips.
@@ -6,10 +6,10 @@ same bytes, so every later stage skips.
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from pipeline import digests, machine, paths, progress
+from pipeline import digests, fingerprints, machine, paths, progress
 from pipeline.checkpoints import layout
 from pipeline.errors import ParamsError
 from pipeline.images import state
@@ -19,10 +19,11 @@ from pipeline.texts import read
 
 
 def inputs(params: Params) -> None:
-    """Write machine.json, hardware/, checkpoint.json, texts.json, revision.json and builders.json in inputs/."""
+    """Write machine.json, hardware/, code/, checkpoint.json, texts.json, revision.json and builders.json in inputs/."""
     fingerprint = machine.fingerprint()
     fingerprint.save(paths.MACHINE)
     _hardware(params, fingerprint.gpus)
+    _code({recipe.backend for recipe in params.artifacts.values()})
     state.revision().save(paths.REVISION)
     state.here().save(paths.BUILDERS)
     _checkpoint(params.checkpoint.source).save(paths.CHECKPOINT_SOURCE)
@@ -38,6 +39,13 @@ def _hardware(params: Params, gpus: Sequence[Gpu]) -> None:
         strict = lacks is not None and bool(os.environ.get("ASSAY_STRICT"))
         architecture = gpus[0].compute_capability if recipe.bound_to_gpu and lacks is None else None
         Hardware(name=name, lacks=lacks, strict=strict, compute_capability=architecture).save(paths.hardware(name))
+
+
+def _code(backends: Collection[str]) -> None:
+    """Write a record for each stage: of all that a stage depends on, DVC watches by itself neither code nor tools."""
+    shutil.rmtree(paths.CODE, ignore_errors=True)
+    for record in fingerprints.records(backends):
+        record.save(paths.code(record.name))
 
 
 def _checkpoint(source: str) -> Source:

@@ -7,8 +7,6 @@ from itertools import islice
 from statistics import median
 from typing import Any, TypeVar
 
-import numpy as np
-
 from containers import engines
 from containers.gateway.process import GatewayProcess, gateway
 from evals import gpu_memory, interference, memory, speed
@@ -20,11 +18,11 @@ from evals.windows import Windows
 from pipeline import activity, digests, paths
 from pipeline.compute import Compute
 from pipeline.engines import ENGINES
-from pipeline.errors import ParamsError
 from pipeline.params import RECIPE, LatencyParams, Params, ServingParams
 from pipeline.progress import note, track
 from pipeline.records import FILE, Artifact, Failure, Latency, Machine, Served, Spread, Timing, measurements
 from pipeline.stages import hardware
+from pipeline.texts.pieces import pieces
 
 T = TypeVar("T")
 
@@ -192,19 +190,6 @@ def _level(wanted: ServingParams, server: GatewayProcess, name: str, streams: in
     except LoadError as error:
         raise server.failure(f"{what}: {error}", FAILURE_SECONDS) from error
     return summarize(exchanges, concurrency=streams, slo=Slo(**wanted.slo.model_dump()))
-
-
-def pieces(text: Ids, count: int, tokens: int, key: str) -> list[Ids]:
-    """Take `count` pieces of a text, no two beginning at one place, so that no server knows a prompt's beginning.
-
-    They overlap where the text is short. ParamsError naming `key` where it is too short even for that.
-    """
-    if len(text) < tokens + count - 1:
-        raise ParamsError(
-            f"{key}: {tokens}, but the evaluation windows' {len(text)} tokens do not hold {count} different such pieces"
-        )
-    starts = np.linspace(0, len(text) - tokens, count).astype(int)
-    return [text[start : start + tokens] for start in starts]
 
 
 def _cores(compute: Compute) -> int:

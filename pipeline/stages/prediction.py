@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from containers.engines import CONTEXT_TOKENS
 from pipeline import paths
 from pipeline.backends import AnyRecipe
+from pipeline.engines import CONTEXT_TOKENS
 from pipeline.errors import CapacityError
 from pipeline.params import Params
 from pipeline.records import Predicted

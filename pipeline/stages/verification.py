@@ -16,7 +16,7 @@ from evals.runner import Ids
 from evals.tokens import Tokens
 from evals.windows import Windows
 from pipeline import machine, paths
-from pipeline.engines import ENGINES
+from pipeline.engines import CONTEXT_TOKENS, ENGINES
 from pipeline.errors import MeasurementError, RequirementError, VerificationError
 from pipeline.images import checks, container
 from pipeline.images.checks import Client
@@ -24,7 +24,7 @@ from pipeline.images.container import Container
 from pipeline.params import Params
 from pipeline.progress import track
 from pipeline.records import FILE, Check, Checkpoint, Image, Latency, Quality, Served, Verification
-from pipeline.stages.latency import pieces
+from pipeline.texts.pieces import pieces
 
 READY_SECONDS = 1800.0
 STOP_SECONDS = 60.0
@@ -61,7 +61,7 @@ def _run(params: Params, image: Image) -> Sequence[Check]:
         "ASSAY_SLOTS": str(max(params.serving.concurrency)),
         "ASSAY_THREADS": str(params.threads or machine.usable_cores()),
         "ASSAY_REQUEST_BYTES": str(64 * 2**20),
-        "ASSAY_CONTEXT_TOKENS": str(max(4096, windows.ids.shape[1])),
+        "ASSAY_CONTEXT_TOKENS": str(max(CONTEXT_TOKENS, windows.ids.shape[1])),
     }
     served = Latency.load(paths.latency(image.artifact)).served
     assert served is not None, "an artifact that was not served wins nothing"

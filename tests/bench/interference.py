@@ -15,7 +15,7 @@ from evals.load import Slo, summarize
 from evals.load_client import closed_loop
 from evals.windows import Windows
 from pipeline.compute import Compute
-from pipeline.stages.latency import pieces
+from pipeline.texts.pieces import pieces
 from tests.bench.workspace import PYTHON, Row, row, run, workspace
 
 THREADS = len(os.sched_getaffinity(0))

@@ -24,7 +24,8 @@ from pipeline.stages.checkpoint import checkpoint
 from pipeline.stages.corpus import corpus
 from pipeline.stages.inputs import inputs
 from pipeline.stages.latency import _prompts as prompts_of
-from pipeline.stages.latency import latency, pieces
+from pipeline.stages.latency import latency
+from pipeline.texts.pieces import pieces
 from pipeline.toolchains import llama_cpp
 from tests.disturbed import BUSY, QUIET, watching
 

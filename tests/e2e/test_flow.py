@@ -191,6 +191,24 @@ def test_nothing_changed_means_nothing_runs(finished: Workspace) -> None:
     assert finished.repro() == []
 
 
+def test_a_stage_runs_again_for_its_own_code_and_why_says_so(finished: Workspace) -> None:
+    module = finished.folder / "pipeline/backends/gguf/run.py"
+    text = module.read_text()
+    module.write_text(f"{text}\nCHANGED = 1\n")
+    try:
+        told = finished.run("python", "-m", "pipeline", "why").stdout
+        finished.run("dvc", "repro", "inputs")
+        status = json.loads(finished.run("dvc", "status", "--json").stdout)
+    finally:
+        module.write_text(text)
+    opened = {f"{stage}@{name}" for stage in ("quality", "tasks", "latency") for name in ARTIFACTS if "gguf" in name}
+    assert set(status) - {"inputs"} == opened | {"image"}, "an image holds all the code"
+    assert {line[:-1] for line in told.splitlines() if not line.startswith(" ")} == opened | {"image"}
+    assert told.count("  module pipeline.backends.gguf.run changed") == len(opened)
+    assert "nothing will run" in finished.run("python", "-m", "pipeline", "why", "selection").stdout
+    assert finished.repro() == []
+
+
 def test_one_recipe_changed_reruns_its_four_stages_and_the_selection(finished: Workspace) -> None:
     before = finished.read("metrics.json")
     done = finished.run("dvc", "exp", "run", "-S", "artifacts.gguf-q2_k.quantization=Q3_K_M")

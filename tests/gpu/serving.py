@@ -11,7 +11,7 @@ from evals.load_client import closed_loop
 from evals.windows import Windows
 from pipeline import params, paths
 from pipeline.commands.plan import plan
-from pipeline.stages.latency import pieces
+from pipeline.texts.pieces import pieces
 from tests.gpu import spaces
 from tests.gpu.items import Work
 from tests.gpu.spaces import Space

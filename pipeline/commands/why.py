@@ -1,0 +1,80 @@
+"""Why a stage will run: which of its inputs, modules, tools or settings are not those of its last run."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline import fingerprints, params, paths
+from pipeline.errors import ParamsError
+from pipeline.records import Code
+
+
+def why(target: str | None) -> dict[str, list[str]]:
+    """Return the reasons of each stage that `dvc repro TARGET` would run by itself, in the order of the flow.
+
+    Stages that run because what they need is made anew are not told apart: whether they do depends on what comes out.
+    ParamsError for a target that dvc.yaml does not have.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    now = {code.name: code for code in fingerprints.records({one.backend for one in params.load().artifacts.values()})}
+    with contextlib.closing(Repo()) as repo:
+        try:
+            stages = repo.stage.collect(target, with_deps=True) if target else list(repo.index.stages)
+            status = repo.status(targets=[target] if target else None, with_deps=target is not None)
+        except DvcException as error:
+            raise ParamsError(f"{target}: {error}; `dvc stage list --name-only` lists the stages") from error
+        found = {
+            stage.addressing: [*_code(stage, repo, now), *_others(status.get(stage.addressing, []))] for stage in stages
+        }
+    return {name: reasons for name, reasons in found.items() if reasons and name != "inputs"}
+
+
+def _code(stage: Any, repo: Any, now: Mapping[str, Code]) -> Iterator[str]:
+    """Tell what of a stage's code and tools is not as it was in its last run."""
+    for dependency in stage.deps:
+        path = Path(str(dependency))
+        if path.parent != paths.CODE:
+            continue
+        if path.stem not in now or not dependency.hash_info:
+            yield "it has not run with this dvc.yaml yet"
+            continue
+        kept = Path(repo.cache.local.oid_to_path(dependency.hash_info.value))
+        if kept.exists():
+            yield from differences(Code.load(kept), now[path.stem])
+        elif path.exists() and Code.load(path) != now[path.stem]:
+            yield "its code or its tools changed; what they were is not in the cache"
+
+
+def differences(old: Code, new: Code) -> Iterator[str]:
+    """Name the modules, files and tools that differ."""
+    for kind, before, after in (
+        ("module", old.modules, new.modules), ("file", old.data, new.data), ("tool", old.tools, new.tools),
+    ):  # fmt: skip
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) == after.get(name):
+                continue
+            if kind == "tool":
+                yield f"{name} was {before.get(name, 'not used')} and is {after.get(name, 'not used')}"
+            elif name not in before or name not in after:
+                yield f"{kind} {name} was {'removed' if name in before else 'added'}"
+            else:
+                yield f"{kind} {name} changed"
+
+
+def _others(changes: list[Any]) -> Iterator[str]:
+    """Tell what DVC finds changed beside code: inputs, settings, outputs, the command."""
+    for change in changes:
+        if isinstance(change, str):
+            yield change
+            continue
+        for what, found in change.items():
+            for path, how in found.items():
+                if Path(path).parent == paths.CODE:
+                    continue
+                if isinstance(how, dict):
+                    yield from (f"{key} in {path} is {told}" for key, told in how.items())
+                else:
+                    yield f"{'output' if 'outs' in what else 'input'} {path} is {how}"

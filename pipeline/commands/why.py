@@ -27,9 +27,18 @@ def why(target: str | None) -> dict[str, list[str]]:
         except DvcException as error:
             raise ParamsError(f"{target}: {error}; `dvc stage list --name-only` lists the stages") from error
         found = {
-            stage.addressing: [*_code(stage, repo, now), *_others(status.get(stage.addressing, []))] for stage in stages
+            stage.addressing: list(_reasons(stage, repo, now, status.get(stage.addressing, []))) for stage in stages
         }
     return {name: reasons for name, reasons in found.items() if reasons and name != "inputs"}
+
+
+def _reasons(stage: Any, repo: Any, now: Mapping[str, Code], changes: list[Any]) -> Iterator[str]:
+    """Tell what is not as it was in a stage's last run."""
+    if stage.deps and not all(dependency.hash_info for dependency in stage.deps):
+        yield "it has not run yet, or dvc.yaml gave it other inputs then"
+        return
+    yield from _code(stage, repo, now)
+    yield from _others(changes)
 
 
 def _code(stage: Any, repo: Any, now: Mapping[str, Code]) -> Iterator[str]:
@@ -37,9 +46,6 @@ def _code(stage: Any, repo: Any, now: Mapping[str, Code]) -> Iterator[str]:
     for dependency in stage.deps:
         path = Path(str(dependency))
         if path.parent != paths.CODE:
-            continue
-        if path.stem not in now or not dependency.hash_info:
-            yield "it has not run with this dvc.yaml yet"
             continue
         kept = Path(repo.cache.local.oid_to_path(dependency.hash_info.value))
         if kept.exists():

@@ -124,6 +124,7 @@ class _Imports:
         self._graph = grimp.build_graph(*PACKAGES, include_external_packages=True, cache_dir=str(CACHE / "imports"))
         self._memo = _read(CACHE / "code.json")
         self._used: dict[str, str] = {}
+        self._direct: dict[str, frozenset[str]] = {}
         self._digests: dict[str, str] = {}
         self._data: dict[Path, dict[str, str]] = {}
 
@@ -142,13 +143,17 @@ class _Imports:
             waiting += (one for one in imported if one.startswith(TYPES) or not module.startswith(TYPES))
         return found
 
-    def _imported(self, module: str, methods: frozenset[str]) -> Iterator[str]:
-        """Yield what a module imports; of a backend only what it imports always, and inside these methods."""
-        lines = _skipped_lines(_path(module), methods) if _is_backend(module) else frozenset()
-        for imported in self._graph.find_modules_directly_imported_by(module):
-            details = self._graph.get_import_details(importer=module, imported=imported) if lines else []
-            if not details or any(one["line_number"] not in lines for one in details):
-                yield imported
+    def _imported(self, module: str, methods: frozenset[str]) -> frozenset[str]:
+        """Return what a module imports; of a backend only what it imports always, and inside these methods."""
+        if module not in self._direct:
+            self._direct[module] = frozenset(self._graph.find_modules_directly_imported_by(module))
+        if not _is_backend(module):
+            return self._direct[module]
+        skipped = _skipped_lines(_path(module), methods)
+        return frozenset(one for one in self._direct[module] if not self._lines(module, one) <= skipped)
+
+    def _lines(self, module: str, imported: str) -> set[int]:
+        return {one["line_number"] for one in self._graph.get_import_details(importer=module, imported=imported)}
 
     def digest(self, module: str) -> str:
         """Return the beginning of the digest of a module's code, comments and docstrings left out."""

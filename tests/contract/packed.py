@@ -1,4 +1,4 @@
-"""What the tests of GPTQ and AWQ share: the demo checkpoint, its windows, an unpacking of their own."""
+"""What tests of artifacts share: the demo checkpoint, its windows, artifacts built once, an unpacking of their own."""
 
 import fcntl
 import json
@@ -20,9 +20,8 @@ from evals.runner import Runner
 from evals.scoring import score
 from evals.windows import Windows
 from pipeline import digests
-from pipeline.backends.awq.backend import Awq
+from pipeline.backends import AnyRecipe
 from pipeline.backends.common.causal_lm import CausalLMRunner
-from pipeline.backends.gptq.backend import Gptq
 from pipeline.compute import Compute
 from pipeline.records import Gpu
 
@@ -70,7 +69,7 @@ def case(folder: Path) -> Case:
     return Case(checkpoint=DEMO, corpus=folder, evaluation=windows, nll=nll(CausalLMRunner(source), windows))
 
 
-def built(recipe: Gptq | Awq, case: Case, factory: pytest.TempPathFactory) -> Path:
+def built(recipe: AnyRecipe, case: Case, factory: pytest.TempPathFactory) -> Path:
     """Return the recipe's artifact of `case`, built once for all files and workers of a run: copy it to change it."""
     shared = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -5,10 +5,8 @@ import shutil
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pytest
 
-from evals.windows import Windows
 from pipeline.backends.awq.backend import Awq
 from pipeline.backends.common import checks, hf_tokenizer
 from pipeline.backends.contract import Backend
@@ -16,14 +14,12 @@ from pipeline.backends.gguf import server
 from pipeline.backends.gguf.backend import Gguf
 from pipeline.backends.gptq.backend import Gptq
 from pipeline.backends.onnx.backend import Onnx
-from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 from pipeline.records import Message, Vocabulary
+from tests.contract import packed
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
-WINDOW_TOKENS = 128
-WINDOWS = 16
-RECIPES: dict[str, Backend] = {
+RECIPES: dict[str, Gguf | Onnx | Gptq | Awq] = {
     "gguf": Gguf(backend="gguf", quantization="F16"),
     "onnx": Onnx(backend="onnx", precision="fp32"),
     "gptq": Gptq(backend="gptq", bits=4),
@@ -50,17 +46,9 @@ def built(request: pytest.FixtureRequest, reference: Vocabulary, tmp_path_factor
     if missing := recipe.requirements():
         pytest.skip(f"{missing[0].what}; {missing[0].remedy}")
     folder = tmp_path_factory.mktemp(name)
-    ids = hf_tokenizer.load(DEMO).encode(pydoc_data.topics.topics["with"], add_special_tokens=False)
-    rows = np.resize(np.array(ids, np.int32), (WINDOWS, WINDOW_TOKENS))
-    Windows(ids=rows, document=np.arange(WINDOWS, dtype=np.int32), utf8_bytes=np.ones(WINDOWS, np.int64)).save(
-        folder / "calibration.npz"
-    )
-    out = folder / "artifacts" / name
-    out.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        recipe.build(DEMO, folder, out, Compute(threads=2))
-    return recipe, out
+        return recipe, packed.built(recipe, packed.case(folder), tmp_path_factory)
 
 
 def found(recipe: Backend, artifact: Path, vocabulary: Vocabulary) -> Found:

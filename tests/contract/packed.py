@@ -28,7 +28,7 @@ from pipeline.records import Gpu
 GPU = Gpu(name="NVIDIA L4", compute_capability="8.9", memory_mib=23034, driver="570.10")
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 WINDOW = 128
-CALIBRATION_WINDOWS = 48
+CALIBRATION_WINDOWS = 24
 EVALUATION_WINDOWS = 24
 CARRIED = (
     "tokenizer.json",

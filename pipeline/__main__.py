@@ -76,7 +76,7 @@ def _apart(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 def _parser() -> argparse.ArgumentParser:
     """Each command's `run` is what carries it out."""
     parser = argparse.ArgumentParser(
-        prog="assay", description="Build, measure and choose artifacts of a language model."
+        prog="assay", description="Build, measure and choose artifacts of language models."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_stages(commands)
@@ -92,9 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("profile", help=about, description=about)
     command.add_argument("name")
     command.set_defaults(run=_profile)
-    about = (
-        "say why `dvc repro` will run a stage: which inputs, modules, tools and settings are not those of its last run"
-    )
+    about = "say why `dvc repro` will run a stage: which inputs, code, tools or settings are not those of its last run"
     command = commands.add_parser("why", help=about, description=about)
     command.add_argument("stage", nargs="?", help="such as quality@gguf-q8_0, with what it needs; default: all")
     command.set_defaults(run=_why)
@@ -188,13 +186,9 @@ def _profile(options: argparse.Namespace) -> None:
 
 def _why(options: argparse.Namespace) -> None:
     """Run why."""
-    from pipeline.commands.why import why
+    from pipeline.commands.why import text
 
-    found = why(options.stage)
-    for stage, reasons in found.items():
-        print(f"{stage}:", *reasons, sep="\n  ")
-    if not found:
-        print("nothing will run: inputs, code, tools and settings are those of the last run")
+    print(*text(options.stage), sep="\n")
 
 
 def _params(_: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ CONTEXT_TOKENS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class Traits:
     """What the rest of Assay has to know of an engine."""
 
     backends: frozenset[str]
@@ -28,22 +28,22 @@ class Engine:
     """Its image holds what was built of llama.cpp on this machine, whose kernels are tried where an image starts."""
 
 
-ENGINES: Mapping[EngineName, Engine] = {
-    "vllm": Engine(
+ENGINES: Mapping[EngineName, Traits] = {
+    "vllm": Traits(
         backends=frozenset({"gptq", "awq", "safetensors"}),
         takes=lambda recipe: recipe.backend != "gptq" or (recipe.bits in (4, 8) and recipe.symmetric),
         needs_gpu=True,
         scores_as_evaluation=False,
     ),
-    "tensorrt_llm": Engine(
+    "tensorrt_llm": Traits(
         backends=frozenset({"tensorrt_llm"}),
         needs_gpu=True,
         scores_prompts=False,
         scores_as_evaluation=False,
     ),
-    "llama_cpp": Engine(backends=frozenset({"gguf"}), toolchain=True),
-    "onnxruntime": Engine(backends=frozenset({"onnx"})),
-    "transformers": Engine(backends=frozenset({"gptq", "awq", "safetensors"})),
+    "llama_cpp": Traits(backends=frozenset({"gguf"}), toolchain=True),
+    "onnxruntime": Traits(backends=frozenset({"onnx"})),
+    "transformers": Traits(backends=frozenset({"gptq", "awq", "safetensors"})),
 }
 """In the order in which they are preferred: where there is a GPU, engines for it come first."""
 

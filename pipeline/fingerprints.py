@@ -46,11 +46,17 @@ values of params.yaml against those of the last run by itself."""
 PACKAGES = ("pipeline", "evals", "containers")
 BACKENDS, ENGINES_CODE = "pipeline.backends.", "containers.engines."
 
-DATA: Mapping[str, str] = {"pipeline.sizing.hardware": "pipeline/hardware.toml", "evals.harness": "evals/tasks"}
+DATA: Mapping[str, str] = {
+    "evals.harness": "evals/tasks",
+    "pipeline.backends.tensorrt_llm.place": "containers/images.toml",
+    "pipeline.images.manifest": "containers/images.toml",
+    "pipeline.sizing.hardware": "pipeline/hardware.toml",
+}
 """Files and folders that a module reads which do not lie in its own package; those that do are found by themselves."""
 
 TOOLS: Mapping[str, str] = {
-    "aiohttp": "aiohttp", "datasets": "datasets", "fastapi": "fastapi", "gguf": "gguf", "gptqmodel": "gptqmodel",
+    "accelerate": "accelerate", "aiohttp": "aiohttp", "datasets": "datasets", "fastapi": "fastapi", "gguf": "gguf",
+    "gptqmodel": "gptqmodel",
     "jinja2": "jinja2", "lm_eval": "lm-eval", "numpy": "numpy", "onnx": "onnx", "onnx_ir": "onnx-ir",
     "onnxruntime": "onnxruntime", "onnxruntime_genai": "onnxruntime-genai", "optimum": "optimum",
     "pyarrow": "pyarrow", "safetensors": "safetensors", "scipy": "scipy", "sentencepiece": "sentencepiece",
@@ -69,7 +75,9 @@ CALLED: Mapping[str, tuple[str, ...]] = {
     "pipeline.backends.gguf.source": ("gguf", "sentencepiece", "torch", "transformers"),
     "pipeline.backends.onnx.build": ("onnx_ir", "onnxruntime_genai", "torch", "transformers"),
     "pipeline.backends.common.gptqmodel_child": ("tokenizers", "torch", "transformers"),
+    "pipeline.backends.common.packed_linear": ("accelerate", "gptqmodel", "optimum"),
     "pipeline.backends.common.causal_lm": ("tokenizers", "transformers"),
+    "pipeline.checkpoints.tokenizer": ("sentencepiece", "tokenizers"),
     "containers.gateway.__main__": ("uvloop",),
 }
 """What a module needs of packages that it does not import itself: of programs that it starts, or behind another one."""

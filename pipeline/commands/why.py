@@ -20,16 +20,21 @@ def why(target: str | None) -> dict[str, list[str]]:
     from dvc.repo import Repo
 
     now = {code.name: code for code in fingerprints.records({one.backend for one in params.load().artifacts.values()})}
-    with contextlib.closing(Repo()) as repo:
-        try:
+    try:
+        with contextlib.closing(Repo()) as repo:
             stages = repo.stage.collect(target, with_deps=True) if target else list(repo.index.stages)
             status = repo.status(targets=[target] if target else None, with_deps=target is not None)
-        except DvcException as error:
-            raise ParamsError(f"{target}: {error}; `dvc stage list --name-only` lists the stages") from error
-        found = {
-            stage.addressing: list(_reasons(stage, repo, now, status.get(stage.addressing, []))) for stage in stages
-        }
+            found = {one.addressing: list(_reasons(one, repo, now, status.get(one.addressing, []))) for one in stages}
+    except DvcException as error:
+        raise ParamsError(f"dvc: {error}; `dvc stage list --name-only` lists the stages") from error
     return {name: reasons for name, reasons in found.items() if reasons and name != "inputs"}
+
+
+def text(target: str | None) -> list[str]:
+    """Return the reasons as lines to be printed, those of a stage indented below its name."""
+    found = why(target)
+    lines = [line for stage, reasons in found.items() for line in (f"{stage}:", *(f"  {one}" for one in reasons))]
+    return lines or ["nothing will run: inputs, code, tools and settings are those of the last run"]
 
 
 def _reasons(stage: Any, repo: Any, now: Mapping[str, Code], changes: list[Any]) -> Iterator[str]:

@@ -19,11 +19,16 @@ from pipeline.texts import read
 
 
 def inputs(params: Params) -> None:
-    """Write machine.json, hardware/, code/, checkpoint.json, texts.json, revision.json and builders.json in inputs/."""
+    """Write inputs/: what `outside` writes, and code/."""
+    outside(params)
+    _code({recipe.backend for recipe in params.artifacts.values()})
+
+
+def outside(params: Params) -> None:
+    """Write machine.json, hardware/, checkpoint.json, texts.json, revision.json and builders.json in inputs/."""
     fingerprint = machine.fingerprint()
     fingerprint.save(paths.MACHINE)
     _hardware(params, fingerprint.gpus)
-    _code({recipe.backend for recipe in params.artifacts.values()})
     state.revision().save(paths.REVISION)
     state.here().save(paths.BUILDERS)
     _checkpoint(params.checkpoint.source).save(paths.CHECKPOINT_SOURCE)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.runner import Runner
+from pipeline.backends.common import text_models
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.backends.gguf.recipe import GgufRecipe
 from pipeline.compute import Compute
@@ -24,12 +25,9 @@ class Gguf(GgufRecipe):
 
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Look the architecture up in the converter's own table; no answer while the toolchain is not built."""
-        (architecture, *_) = config.get("architectures") or ["none"]
-        for part in ("vision_config", "audio_config"):
-            if part in config:
-                return f"{architecture} has a {part}; only text models are converted"
-        if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
-            return f"{architecture} is not a causal language model"
+        if (reason := text_models.refusal(config)) is not None:
+            return reason
+        architecture = text_models.architecture(config)
         try:
             converter = llama_cpp.find().converter
         except RequirementError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.runner import Runner
+from pipeline.backends.common import text_models
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.backends.onnx.optimum import support
 from pipeline.backends.onnx.recipe import OnnxRecipe
@@ -66,12 +67,9 @@ class Onnx(OnnxRecipe):
 
         No answer while onnxruntime-genai is not installed: `requirements` says so.
         """
-        (architecture, *_) = config.get("architectures") or ["none"]
-        for part in ("vision_config", "audio_config"):
-            if part in config:
-                return f"{architecture} has a {part}; only text models are converted"
-        if not architecture.endswith(("ForCausalLM", "LMHeadModel")):
-            return f"{architecture} is not a causal language model"
+        if (reason := text_models.refusal(config)) is not None:
+            return reason
+        architecture = text_models.architecture(config)
         if self.exporter == "optimum":
             return support.refusal(config)
         source = _builder_source()

@@ -1,0 +1,20 @@
+"""What converters of text models refuse by config.json alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """Return the first architecture that a config.json names, or "none"."""
+    return str((config.get("architectures") or ["none"])[0])
+
+
+def refusal(config: Mapping[str, Any]) -> str | None:
+    """Say why a model is no causal language model of text alone, or None where it is one."""
+    named = architecture(config)
+    for part in ("vision_config", "audio_config"):
+        if part in config:
+            return f"{named} has a {part}; only text models are converted"
+    if not named.endswith(("ForCausalLM", "LMHeadModel")):
+        return f"{named} is not a causal language model"
+    return None

@@ -75,9 +75,7 @@ def _apart(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
 
 def _parser() -> argparse.ArgumentParser:
     """Each command's `run` is what carries it out."""
-    parser = argparse.ArgumentParser(
-        prog="assay", description="Build, measure and choose artifacts of language models."
-    )
+    parser = argparse.ArgumentParser(prog="assay", description="Build, measure and choose a model's artifacts.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_stages(commands)
     _add_plan(commands)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Debian packages and the environment of `make setup`; with ASSAY_IMAGES=1 also what images are built and started with.
+# Debian packages, and an environment with Assay; with ASSAY_IMAGES=1 also what images are built and started with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,4 +18,10 @@ if [ ${#needed[@]} -gt 0 ]; then
     "${root[@]}" apt-get update -qq
     "${root[@]}" apt-get install -y -qq --no-install-recommends "${needed[@]}"
 fi
-make setup
+if [ -e bootstrap.py ]; then
+    make setup
+else # a project, whose Assay is a package
+    python3 -m venv .venv
+    .venv/bin/pip install --quiet --no-compile --constraint constraints.txt --requirement requirements.txt
+    .venv/bin/assay toolchain
+fi

@@ -34,14 +34,15 @@ def run(
     cache: Path,
     limit: int | None = None,
     chat: bool = False,
-    tasks: Path = TASKS,
+    tasks: Sequence[Path] = (TASKS,),
     track: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Asked:
     """Answer the named tasks, tags or groups; return the answers by task, and why some cannot be had.
 
     `tokenizer` is the checkpoint's, from transformers; `limit` takes the first documents of each task; `chat` renders
-    prompts with the tokenizer's chat template. `cache` keeps the datasets in the form that `datasets` reads. Raises
-    ValueError for a task that is unknown, cannot be loaded or wants sampling, ConnectionError for data out of reach.
+    prompts with the tokenizer's chat template. `cache` keeps the datasets in the form that `datasets` reads. `tasks`
+    are folders of tasks in YAML files. Raises ValueError for a task that is unknown, cannot be loaded or wants
+    sampling, ConnectionError for data out of reach.
     """
     with quiet(cache):
         from lm_eval.evaluator import evaluate
@@ -49,8 +50,8 @@ def run(
 
         from evals.harness_model import RunnerLM
 
-        ours = {path.stem for path in tasks.glob("*.yaml")}
-        manager = TaskManager(include_path=str(tasks), include_defaults=not ours.issuperset(names))
+        ours = {path.stem for folder in tasks for path in folder.glob("*.yaml")}
+        manager = TaskManager(include_path=[str(one) for one in tasks], include_defaults=not ours.issuperset(names))
         unknown = sorted(set(names) - set(manager.all_tasks))
         if unknown:
             raise ValueError(f"lm-eval knows no task {', '.join(unknown)}")

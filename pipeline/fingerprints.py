@@ -11,15 +11,16 @@ import importlib.metadata
 import io
 import json
 import tokenize
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pipeline
-from pipeline import digests
+from pipeline import digests, paths
 from pipeline.engines import ENGINES
+from pipeline.images import assemble
 from pipeline.records import Code
 
-STAGES = ("checkpoint", "corpus", "reference", "answers", "selection", "engine", "verification", "outcome")
+STAGES = ("checkpoint", "corpus", "reference", "answers", "selection", "engine", "image", "verification", "outcome")
 """Stages that every artifact shares."""
 
 METHODS: Mapping[str, frozenset[str]] = {
@@ -46,13 +47,23 @@ values of params.yaml against those of the last run by itself."""
 PACKAGES = ("pipeline", "evals", "containers")
 BACKENDS, ENGINES_CODE = "pipeline.backends.", "containers.engines."
 
-DATA: Mapping[str, str] = {
-    "evals.harness": "evals/tasks",
-    "pipeline.backends.tensorrt_llm.place": "containers/images.toml",
-    "pipeline.images.manifest": "containers/images.toml",
-    "pipeline.sizing.hardware": "pipeline/hardware.toml",
+IMAGE = "image"
+"""The folder of an engine with what its image is built from, which shapes the image and nothing else."""
+
+DATA: Mapping[str, tuple[str, ...]] = {
+    "evals.harness": ("evals/tasks",),
+    "pipeline.backends.tensorrt_llm.place": ("containers/images.toml",),
+    "pipeline.images.engine": tuple(f"containers/engines/{engine}/{IMAGE}" for engine in ENGINES),
+    "pipeline.images.manifest": ("containers/images.toml",),
+    "pipeline.sizing.hardware": ("pipeline/hardware.toml",),
 }
 """Files and folders that a module reads which do not lie in its own package; those that do are found by themselves."""
+
+OWN: Mapping[str, Path] = {"pipeline.harness": paths.TASKS}
+"""Folders of the project that a module reads; in Assay's own repository some are the packages' own."""
+
+PACKED = "image"
+"""The stage that puts the code itself into what it writes: every file counts there, comments included."""
 
 TOOLS: Mapping[str, str] = {
     "accelerate": "accelerate", "aiohttp": "aiohttp", "datasets": "datasets", "fastapi": "fastapi", "gguf": "gguf",
@@ -67,7 +78,8 @@ TOOLS: Mapping[str, str] = {
 
 PLAIN = frozenset({
     "dvc", "dvc_data", "grimp", "httpx2", "huggingface_hub", "llama_cpp", "modelopt", "packaging", "prometheus_client",
-    "pydantic", "pydantic_settings", "pynvml", "rich", "ruamel", "tensorrt_llm", "threadpoolctl", "tqdm", "yaml",
+    "pydantic", "pydantic_settings", "pynvml", "rich", "ruamel", "shtab", "tensorrt_llm", "threadpoolctl", "tqdm",
+    "yaml",
 })  # fmt: skip
 """Packages that cannot, or whose version stands in a file: llama.cpp's in its pin, TensorRT-LLM's in requirements."""
 
@@ -102,10 +114,11 @@ def _record(name: str, imports: "_Imports", reached: set[str]) -> Code:
     ours = sorted(filter(_ours, reached))
     others = {module for module in reached if not _ours(module)}
     others |= {tool for module in ours for tool in CALLED.get(module, ())}
+    data = {path: digest for module in ours for path, digest in imports.data(module).items()}
     return Code(
         name=name,
         modules={module: imports.digest(module) for module in ours},
-        data={path: digest for module in ours for path, digest in imports.data(module).items()},
+        data=data | (_digests(assemble.code_files(_root()), _root()) if name == PACKED else {}),
         tools={tool: version for one in sorted(others) if (tool := TOOLS.get(one)) and (version := _version(tool))},
     )
 
@@ -175,17 +188,22 @@ class _Imports:
     def data(self, module: str) -> dict[str, str]:
         """Return beginnings of the digests of the files beside code that a module reads, by path."""
         folder = _path(module).parent
-        found = {} if module not in DATA else self._files(_root() / DATA[module])
+        found: dict[str, str] = {}
+        for place in DATA.get(module, ()):
+            found |= self._files(_root() / place, _root())
+        if module in OWN and OWN[module].is_dir():
+            found |= self._files(OWN[module].resolve(), Path.cwd())
         # What lies beside the packages themselves is read by the modules that DATA names.
-        return found if folder.parent == _root() else found | self._files(folder)
+        return found if folder.parent == _root() else found | self._files(folder, _root())
 
-    def _files(self, place: Path) -> dict[str, str]:
+    def _files(self, place: Path, base: Path) -> dict[str, str]:
         """Digest a file, or the files of a folder that are no code and of no package below."""
         if place not in self._data:
-            inside = [one for one in place.iterdir() if not (one / "__init__.py").exists()] if place.is_dir() else []
+            kept = place.iterdir() if place.is_dir() else ()
+            inside = [one for one in kept if not (one / "__init__.py").exists() and one.name != IMAGE]
             below = [file for one in inside if one.is_dir() for file in one.rglob("*")]
             files = sorted(one for one in (place, *inside, *below) if one.is_file() and one.suffix not in CODE)
-            self._data[place] = {one.relative_to(_root()).as_posix(): digests.of_file(one)[:16] for one in files}
+            self._data[place] = _digests(files, base)
         return self._data[place]
 
     def save(self) -> None:
@@ -201,6 +219,11 @@ class _Imports:
 def _root() -> Path:
     """Return the folder that holds the packages: the repository, or where they are installed."""
     return Path(pipeline.__path__[0]).resolve().parent
+
+
+def _digests(files: Iterable[Path], base: Path) -> dict[str, str]:
+    """Return the beginnings of the digests of files, by their paths from `base`."""
+    return {one.relative_to(base).as_posix(): digests.of_file(one)[:16] for one in files}
 
 
 def _path(module: str) -> Path:

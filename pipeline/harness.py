@@ -23,6 +23,11 @@ def impossible(wanted: TasksParams) -> dict[str, str]:
     return {"cloze": NO_CLOZE} if "cloze" in wanted.names and not paths.CLOZE.stat().st_size else {}
 
 
+def _is_another(folder: Path, known: Path) -> bool:
+    """Tell whether a folder is there and not the known one, as it is in Assay's own repository."""
+    return folder.is_dir() and not folder.samefile(known)
+
+
 def run(runner: Runner, wanted: TasksParams, checkpoint: Checkpoint, folder: Path, who: str) -> Asked:
     """Return the answers by task, in lm-eval's order. `folder` holds the checkpoint, whose tokenizer makes the ids.
 
@@ -38,6 +43,7 @@ def run(runner: Runner, wanted: TasksParams, checkpoint: Checkpoint, folder: Pat
             [name for name in wanted.names if name not in missing],
             context_tokens=checkpoint.context_tokens,
             cache=paths.DATASETS,
+            tasks=[harness.TASKS, *([paths.TASKS] if _is_another(paths.TASKS, harness.TASKS) else [])],
             limit=wanted.limit,
             track=lambda items: track(items, f"tasks: {who}"),
         )

@@ -36,3 +36,11 @@ def folder(target: Path) -> Iterator[Path]:
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def replace(path: Path, text: str) -> None:
+    """Put a new file in the place of an old one, which may be a link into DVC's cache."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -242,7 +242,7 @@ def load(path: Path = PATH) -> Params:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ParamsError(f"{path}: cannot be read ({error.strerror}); run from the repository's root") from error
+        raise ParamsError(f"{path}: cannot be read ({error.strerror}); is this a folder of `assay init`?") from error
     except UnicodeDecodeError as error:
         raise ParamsError(f"{path}: not YAML: {error}") from error
     return check(text, str(path))

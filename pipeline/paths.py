@@ -1,4 +1,4 @@
-"""Where each noun's output lies, relative to the repository's root; dvc.yaml names the same paths."""
+"""Where each noun's output lies, relative to the project's folder; dvc.yaml names the same paths."""
 
 from pathlib import Path
 
@@ -17,6 +17,8 @@ REFERENCE = Path("reference")
 ANSWERS = Path("measurements/answers.json")
 DATASETS = Path(".assay/cache/datasets")
 """Where `datasets` keeps tasks' documents in its own form; nothing reads it but the tasks stages."""
+TASKS = Path("evals/tasks")
+"""A project's own tasks of lm-evaluation-harness, a YAML file each; it need not be there."""
 CLOZE = CORPUS / "cloze.jsonl"
 
 SELECTION = Path("selection.json")

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from pipeline import digests, oci, processes
 from pipeline.engines import ENGINES
-from pipeline.images import cache, wheels
+from pipeline.images import cache, manifest, wheels
 from pipeline.images.assemble import PACKAGES
 from pipeline.images.bases import Base, Bases
 from pipeline.images.builders import Builder
@@ -55,7 +55,7 @@ def build(name: EngineName, builder: Builder, bases: Bases) -> Path:
 def _inputs(name: EngineName, bases: Bases) -> dict[str, str]:
     """Name everything that shapes the image, with its digest."""
     found = {"base": bases.runtime.digest, "build": bases.build.digest}
-    for file in sorted((ROOT / "containers" / name).iterdir()):
+    for file in sorted(manifest.parts(name).iterdir()):
         if file.is_file():
             found[file.name] = f"sha256:{digests.of_file(file)}"
     if ENGINES[name].toolchain:
@@ -66,11 +66,11 @@ def _inputs(name: EngineName, bases: Bases) -> dict[str, str]:
 
 def context(name: EngineName, into: Path, python: str) -> None:
     """Gather what the Containerfile copies: nothing is downloaded while it is built."""
-    folder = ROOT / "containers" / name
+    folder = manifest.parts(name)
     shutil.copytree(folder, into, ignore=shutil.ignore_patterns("__pycache__"))
     (into / "wheelhouse").mkdir()
     for requirements in wheels.files(folder):
-        for wheel in wheels.house(requirements, python).iterdir():
+        for wheel in wheels.wheelhouse(requirements, python).iterdir():
             shutil.copy2(wheel, into / "wheelhouse" / wheel.name)
     if ENGINES[name].toolchain:
         _llama_cpp(into)

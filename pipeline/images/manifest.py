@@ -16,6 +16,11 @@ ROOT = Path(__file__).parents[2]
 PATH = ROOT / "containers" / "images.toml"
 
 
+def parts(engine: str) -> Path:
+    """Return the folder with an engine's Containerfile and the packages of its image."""
+    return ROOT / "containers" / "engines" / engine / "image"
+
+
 class Pin(Record):
     """A public image."""
 

@@ -1,10 +1,10 @@
 """Python packages of an image: named with their hashes in the repository, downloaded here, installed without a network.
 
-Each `containers/<engine>/requirements.txt` lists everything that is installed, so nothing is resolved at build time. It
-is written by `assay images lock` from its own names and the versions of constraints.txt, with the hashes of the wheels
-for every Python and machine that an image can have; a line of it says for which ones all were found. Which of torch's
-builds is taken, for the CPU or for CUDA, is decided by the version's local label. Packages that publish no wheels are
-listed in a `sources.txt` beside it, and are built in the build image.
+Each `containers/engines/NAME/image/requirements.txt` lists everything that is installed, so nothing is resolved while
+an image is built. It is written by `assay images lock` from its own names and the versions of constraints.txt, with the
+hashes of the wheels for every Python and machine that an image can have; a line of it says for which ones all were
+found. Which of torch's builds is taken, for the CPU or for CUDA, is decided by the version's local label. Packages that
+publish no wheels are listed in a `sources.txt` beside it, and are built in the build image.
 """
 
 import json
@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from packaging import requirements
 
 from pipeline import digests, oci, processes
+from pipeline.engines import ENGINES
 from pipeline.errors import BuildError, ParamsError, RequirementError
 from pipeline.images import cache, manifest
 from pipeline.images.manifest import ROOT
@@ -80,17 +81,17 @@ def read(path: Path) -> tuple[Requirement, ...]:
 
 def pythons(engine: str, machine: str | None = None) -> frozenset[str]:
     """Return the Pythons that an engine's packages were all found for, on `machine`, else on this one."""
-    covered = [_covered(path) for path in files(ROOT / "containers" / engine) if path.name != SOURCES]
+    covered = [_covered(path) for path in files(manifest.parts(engine)) if path.name != SOURCES]
     everywhere = frozenset.intersection(*covered) if covered else frozenset()
     return frozenset(target.python for target in everywhere if target.machine == (machine or platform.machine()))
 
 
-def house(path: Path, python: str) -> Path:
+def wheelhouse(path: Path, python: str) -> Path:
     """Return a folder with what a requirements file lists for a Python, downloading it if it is not there."""
     target = Target(python=python, machine=platform.machine())
     if path.name != SOURCES and target not in _covered(path):
         raise RequirementError(
-            f"{path.parent.name}/{path.name} has no wheels for Python {python} on {target.machine}; name another base "
+            f"{_engine(path)}: {path.name} has no wheels for Python {python} on {target.machine}; name another base "
             "in image.base, or run `assay images lock` where pip finds them"
         )
 
@@ -101,19 +102,24 @@ def house(path: Path, python: str) -> Path:
 
 
 def installed(engine: str, python: str) -> tuple[Package, ...]:
-    """List what is installed in an engine's image, tools of its build left out: the very files of `house`."""
+    """List what is installed in an engine's image, tools of its build left out: the very files of `wheelhouse`."""
     found = []
-    for path in (ROOT / "containers" / engine / name for name in (REQUIREMENTS, SOURCES)):
+    for path in (manifest.parts(engine) / name for name in (REQUIREMENTS, SOURCES)):
         versions = {_normal(one.name): one.version for one in read(path)} if path.exists() else {}
-        for file in sorted(house(path, python).iterdir()) if versions else ():
+        for file in sorted(wheelhouse(path, python).iterdir()) if versions else ():
             name = _normal(re.split(r"-\d", file.name)[0])
             found.append(Package(name=name, version=versions[name], sha256=digests.of_file(file)))
     return tuple(sorted(found, key=lambda one: one.name))
 
 
+def _engine(path: Path) -> str:
+    """Return the engine whose requirements file this is."""
+    return path.parent.parent.name
+
+
 def locked() -> list[Path]:
     """List all requirements files."""
-    return [file for folder in sorted((ROOT / "containers").iterdir()) for file in files(folder)]
+    return [file for engine in sorted(ENGINES) for file in files(manifest.parts(engine))]
 
 
 def files(folder: Path) -> list[Path]:
@@ -145,7 +151,7 @@ def lock(path: Path, known: Known) -> dict[Target, str]:
     found: dict[Target, dict[str, str]] = {}
     failed: dict[Target, str] = {}
     # A source is the same for all.
-    for target in targets(path.parent.name)[: 1 if path.name == SOURCES else None]:
+    for target in targets(_engine(path))[: 1 if path.name == SOURCES else None]:
         try:
             found[target] = (
                 _source_hashes(path, target, wanted) if path.name == SOURCES else _hashes(target, wanted, known)
@@ -202,7 +208,7 @@ def _download(path: Path, target: Target, into: Path, *what: str) -> None:
     # pip asks a source's own build for its metadata: with what is here, instead of a torch of its own.
     kind = ("--no-binary", ":all:", "--no-build-isolation") if path.name == SOURCES else target.flags
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(into), *kind, *what]
-    processes.run(command, what=f"download for {path.parent.name}/{path.name}")
+    processes.run(command, what=f"download for {_engine(path)}, {path.name}")
 
 
 def pinned() -> dict[str, str]:

@@ -5,6 +5,7 @@ chooses. Fields are in the units that their names end with; FIELD_low and FIELD_
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from evals.load import Level
 from evals.statistics import Estimate
-from pipeline import metrics
+from pipeline import metrics, outputs
 from pipeline.metrics import Axis
 from pipeline.records import Selection, Served
 from pipeline.report import table
@@ -114,14 +115,13 @@ def waits(measured: Measured) -> list[Row]:
 
 
 def write(folder: Path, selection: Selection, backends: Mapping[str, str], measured: Measured) -> None:
-    """Write what `dvc plots` draws: artifacts.json, levels.json and requests.json, a row a line."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write what `dvc plots` draws: artifacts.json, levels.json and requests.json, a row a line, and templates/."""
+    shutil.rmtree(folder / "templates", ignore_errors=True)
+    shutil.copytree(TEMPLATES, folder / "templates")
     found = {"artifacts": artifacts(selection, backends), "levels": levels(measured), "requests": requests(measured)}
     for name, rows in found.items():
         lines = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
-        partial = folder / f".{name}.partial"
-        partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-        partial.replace(folder / f"{name}.json")
+        outputs.replace(folder / f"{name}.json", f"[\n{lines}\n]\n")
 
 
 def templates() -> dict[str, Any]:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from evals.statistics import Estimate
-from pipeline import machine, metrics, paths
+from pipeline import machine, metrics, outputs, paths
 from pipeline.errors import SelectionError
 from pipeline.metrics import Measured, Metric
 from pipeline.params import Params, SelectionParams
@@ -51,7 +51,7 @@ def selection(params: Params) -> None:
         one.name: {metric: _figure(value) for metric, value in one.metrics.items()}
         for one in sorted(result.ranking, key=lambda one: one.name)
     }
-    write.replace(paths.METRICS, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    outputs.replace(paths.METRICS, json.dumps(figures, indent=2, allow_nan=False) + "\n")
     run = content.Run(
         checkpoint=Checkpoint.load(paths.CHECKPOINT / FILE),
         corpus=Corpus.load(paths.CORPUS / FILE),

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,9 +23,6 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     shown = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"plots": shown}, sort_keys=False))
-    for template in {next(iter(one.values()))["template"] for one in shown}:
-        (tmp_path / template).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / template, tmp_path / template)
     # DVC's own page loads Vega from the network; a page that brings it along shows the same.
     (tmp_path / "page.html").write_text(f"<script>{page._library()}</script><body>{{plot_divs}}</body>")
     _write(5)

@@ -33,7 +33,8 @@ NAME = "gguf-f16"
 PROGRAM = """
 import ctypes, sys
 from pipeline import __main__ as program
-program._run = lambda *words: ctypes.string_at(0)
+from pipeline.cli import stages
+stages._run = lambda *words: ctypes.string_at(0)
 sys.argv = ["assay", "quality", "gguf-f16"]
 sys.exit(program.main())
 """

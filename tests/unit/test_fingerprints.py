@@ -12,6 +12,7 @@ import yaml
 
 from pipeline import fingerprints
 from pipeline.commands.why import differences
+from pipeline.images import assemble
 from pipeline.records import Code
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,16 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def records(tree: Path, *more: Path) -> dict[str, dict[str, object]]:
+def records(tree: Path, *more: Path, folder: Path | None = None) -> dict[str, dict[str, object]]:
     """The records of a copy's stages, as a process of its own finds them."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (tree, *more)))}
     done = subprocess.run(
-        [sys.executable, "-c", LIST % (BACKENDS,)], cwd=tree, env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", LIST % (BACKENDS,)],
+        cwd=folder or tree,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found: dict[str, dict[str, object]] = json.loads(done.stdout)
     return found
@@ -70,6 +76,7 @@ ON_WINDOWS = {"artifact-gguf", "artifact-gptq"}.union(*(EVERY_BACKEND[stage] for
         ("pipeline/metrics/entries.py", {"selection"}),
         ("evals/windows.py", {"corpus", "reference", "answers", "verification", *ON_WINDOWS}),
         ("evals/tasks/README.md", {"answers", *EVERY_BACKEND["tasks"]}),
+        ("containers/engines/onnxruntime/image/Containerfile", {"engine"}),
         ("pipeline/errors.py", set()),
         ("pipeline/backends/awq/recipe.py", set()),
     ],
@@ -81,18 +88,31 @@ def test_a_changed_file_runs_the_stages_that_it_shapes(
     text = file.read_text(encoding="utf-8") if file.exists() else None
     file.write_text(f"{text or ''}\nCHANGED = 1\n", encoding="utf-8")
     try:
-        assert changed(before, records(tree)) == runs
+        # The image holds all code, and the data beside it that is of a kind that code reads.
+        packed = {"image"} if file.suffix in assemble.SUFFIXES else set()
+        assert changed(before, records(tree)) == runs | packed
     finally:
         file.unlink() if text is None else file.write_text(text, encoding="utf-8")
 
 
-def test_comments_and_docstrings_run_nothing(tree: Path, before: dict[str, dict[str, object]]) -> None:
+def test_comments_and_docstrings_run_nothing_but_the_image_that_holds_them(
+    tree: Path, before: dict[str, dict[str, object]]
+) -> None:
     file = tree / "evals/scoring.py"
     text = file.read_text(encoding="utf-8")
     assert text.startswith('"""')
     file.write_text(text.replace('"""', '"""Said otherwise. ', 1) + "\n# a remark\n", encoding="utf-8")
-    assert changed(before, records(tree)) == set()
+    assert changed(before, records(tree)) == {"image"}
     file.write_text(text, encoding="utf-8")
+
+
+def test_tasks_of_a_project_are_inputs_of_what_asks_them(
+    tree: Path, before: dict[str, dict[str, object]], tmp_path: Path
+) -> None:
+    task = tmp_path / "evals/tasks/ours.yaml"
+    task.parent.mkdir(parents=True)
+    task.write_text("task: ours\n", encoding="utf-8")
+    assert changed(before, records(tree, folder=tmp_path)) == {"answers", *EVERY_BACKEND["tasks"]}
 
 
 @pytest.mark.parametrize(

@@ -323,8 +323,8 @@ def test_a_python_without_wheels_is_a_requirement_that_names_the_file(tmp_path: 
     folder.mkdir()
     path = folder / "requirements.txt"
     path.write_text(f"# All found for: 3.11 x86_64, 3.11 aarch64\nnumpy==2.2.6 --hash=sha256:{'a' * 64}\n")
-    with pytest.raises(RequirementError, match=r"some/requirements\.txt has no wheels for Python 3\.13.*image\.base"):
-        wheels.house(path, "3.13")
+    with pytest.raises(RequirementError, match=r"requirements\.txt has no wheels for Python 3\.13.*image\.base"):
+        wheels.wheelhouse(path, "3.13")
 
 
 def test_pip_is_told_the_machine_that_wheels_are_for() -> None:
@@ -454,7 +454,7 @@ def test_images_of_gpu_runtimes_are_of_the_versions_whose_flags_were_read() -> N
         flags = tomllib.loads((ROOT / "containers" / "engines" / name / "flags.toml").read_text(encoding="utf-8"))
         assert pin is not None
         assert pin.image.rpartition(":")[2].removeprefix("v") == flags.get("version", flags.get("tag", "v")[1:])
-        for wheel in wheels.read(ROOT / "containers" / name / "requirements.txt"):
+        for wheel in wheels.read(manifest.parts(name) / "requirements.txt"):
             assert wheel.name not in ("torch", "vllm", "tensorrt-llm"), "the image brings its own"
 
 

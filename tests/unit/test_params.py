@@ -75,7 +75,7 @@ def test_a_file_that_is_no_mapping_or_missing(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("[1, 2]")
     with pytest.raises(ParamsError, match="expected a mapping, found list"):
         params.load(tmp_path / "list.yaml")
-    with pytest.raises(ParamsError, match="run from the repository's root"):
+    with pytest.raises(ParamsError, match="is this a folder of `assay init`"):
         params.load(tmp_path / "none.yaml")
 
 

@@ -10,7 +10,10 @@ from pipeline.backends.common import products
 def widened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.nn.functional, "linear", torch.nn.functional.linear)  # put back afterwards
     monkeypatch.setattr(torch, "matmul", torch.matmul)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(products, "_widened", set())
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(products, "has_float16", lambda: False)
     products.widen()
 
 
@@ -47,8 +50,28 @@ def test_products_of_many_matrices_and_of_vectors_stay_as_they_are() -> None:
     assert torch.equal(torch.matmul(many, vector), many @ vector)
 
 
+@pytest.mark.parametrize(
+    ("capability", "bfloat16", "float16", "slow"),
+    [
+        ("AVX2", False, False, {torch.bfloat16, torch.float16}),  # AMD Zen 3
+        ("AVX512", False, False, {torch.bfloat16, torch.float16}),  # Intel Ice Lake
+        ("AVX512", True, False, {torch.float16}),  # AMD Zen 4
+        ("AVX512", True, True, set()),  # Intel Sapphire Rapids
+        ("SVE256", False, False, set()),  # ARM, where torch has other ways
+    ],
+)
+def test_what_a_processor_lacks_instructions_for_is_widened(
+    monkeypatch: pytest.MonkeyPatch, capability: str, bfloat16: bool, float16: bool, slow: set[torch.dtype]
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+    monkeypatch.setattr(products, "has_float16", lambda: float16)
+    assert products.slow() == slow
+
+
 def test_a_processor_with_instructions_for_them_uses_these(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(products, "slow", frozenset)
+    monkeypatch.setattr(products, "_widened", set())
     monkeypatch.setattr(torch.nn.functional, "linear", products._linear)
     monkeypatch.setattr(torch, "matmul", products._matmul)
     products.widen()

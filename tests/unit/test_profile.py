@@ -73,5 +73,5 @@ def test_a_profile_that_does_not_fit_changes_nothing(workspace: Path, text: str,
 
 
 def test_a_name_that_is_no_profile_gets_the_list(workspace: Path) -> None:
-    with pytest.raises(ParamsError, match="'amd' is no profile; there is nvidia in profiles/"):
+    with pytest.raises(ParamsError, match="'amd' is no profile; there is nvidia"):
         profile("amd")

@@ -18,6 +18,7 @@ from pipeline.errors import MeasurementError, NativeCrashError
 PROGRAM = """
 import ctypes, os, signal, sys, time
 from pipeline import __main__ as program
+from pipeline.cli import stages
 from pipeline import activity
 from pipeline.errors import MeasurementError
 
@@ -27,7 +28,7 @@ def run(noun, *names):
     print("at work", os.getpid(), flush=True)
     WORK
 
-program._run = run
+stages._run = run
 sys.argv = ["assay", "corpus"]
 sys.exit(program.main())
 """

@@ -92,7 +92,7 @@ def test_what_an_image_is_built_of(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     house = tmp_path / "house"
     house.mkdir()
     (house / "a-1-py3-none-any.whl").touch()
-    monkeypatch.setattr(wheels, "house", lambda requirements, python: house)
+    monkeypatch.setattr(wheels, "wheelhouse", lambda requirements, python: house)
     images.context("vllm", tmp_path / "context", "3.12")
     found = sorted(path.relative_to(tmp_path / "context").as_posix() for path in (tmp_path / "context").rglob("*.*"))
     assert found == ["requirements.txt", "wheelhouse/a-1-py3-none-any.whl"]
@@ -102,4 +102,4 @@ def test_what_an_image_is_built_of(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 if __name__ == "__main__":
     for case in CASES:
         (GOLDEN / f"{case}.txt").write_text("\n".join(command(case)) + "\n", encoding="utf-8")
-    (GOLDEN / "Containerfile").write_bytes((ROOT / "containers" / "vllm" / "Containerfile").read_bytes())
+    (GOLDEN / "Containerfile").write_bytes((ENGINE / "image" / "Containerfile").read_bytes())

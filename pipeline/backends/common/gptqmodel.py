@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline import processes
+from pipeline import interpreter, processes
 from pipeline.backends.common import gptqmodel_child, stored
 from pipeline.backends.common.gptqmodel_child import Job
 from pipeline.backends.contract import Built, Missing
@@ -46,7 +46,7 @@ PACKED_ROWS = 32
 def requirements(packages: tuple[str, ...]) -> list[Missing]:
     """List the missing ones of `packages`, whose modules have the same names. `_environment` says why no compiler."""
     return [
-        Missing(what=f"the Python package {package}", remedy="make setup")
+        Missing(what=f"the Python package {package}", remedy=interpreter.setup())
         for package in packages
         if importlib.util.find_spec(package) is None
     ]

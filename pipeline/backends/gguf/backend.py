@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.runner import Runner
+from pipeline import interpreter
 from pipeline.backends.common import text_models
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.backends.gguf.recipe import GgufRecipe
@@ -48,10 +49,10 @@ class Gguf(GgufRecipe):
         try:
             llama_cpp.find()
         except RequirementError as error:
-            missing.append(Missing(what=str(error).partition(";")[0], remedy="make setup"))
+            missing.append(Missing(what=str(error).partition(";")[0], remedy=interpreter.setup()))
         for module, package in (("llama_cpp", "the llama.cpp bindings"), ("gguf", "the Python package gguf")):
             if importlib.util.find_spec(module) is None:
-                missing.append(Missing(what=f"{package} cannot be imported", remedy="make setup"))
+                missing.append(Missing(what=f"{package} cannot be imported", remedy=interpreter.setup()))
         return missing
 
     def estimate(self, model: Model, load: Load) -> Estimate:
@@ -93,4 +94,6 @@ def _architectures(table: Path) -> frozenset[str]:
         if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "TEXT_MODEL_MAP":
             assert statement.value is not None
             return frozenset(ast.literal_eval(statement.value))
-    raise RequirementError(f"{table}: has no TEXT_MODEL_MAP; this llama.cpp is not the pinned one, run `make setup`")
+    raise RequirementError(
+        f"{table}: has no TEXT_MODEL_MAP; this llama.cpp is not the pinned one, run `{interpreter.setup()}`"
+    )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.runner import Runner
+from pipeline import interpreter
 from pipeline.backends.common import text_models
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.backends.onnx.optimum import support
@@ -111,7 +112,7 @@ class Onnx(OnnxRecipe):
             "onnx_ir": "onnx-ir",
         }
         return [
-            Missing(what=f"the Python package {package} cannot be imported", remedy="make setup")
+            Missing(what=f"the Python package {package} cannot be imported", remedy=interpreter.setup())
             for module, package in packages.items()
             if (self.exporter == "genai" or module in ("onnxruntime", "onnx"))
             and importlib.util.find_spec(module) is None
@@ -208,6 +209,6 @@ def _architectures(source: Path) -> Mapping[str, str]:
                 found.setdefault(ast.literal_eval(name), str(forced[-1]) if forced else "cpu")
     if not found:
         raise RequirementError(
-            f"{source}: names no architectures; this onnxruntime-genai is not the pinned one, `make setup`"
+            f"{source}: names no architectures; this onnxruntime-genai is not the pinned one, `{interpreter.setup()}`"
         )
     return found

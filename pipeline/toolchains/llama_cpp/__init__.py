@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline import digests, processes
+from pipeline import digests, interpreter, processes
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.toolchains import store
@@ -88,9 +88,11 @@ def find() -> LlamaCpp:
         return given
     found = _expected()
     if not _complete(found):
-        raise RequirementError(f"llama.cpp {found.version} is not built for this machine; run `make setup`")
+        raise RequirementError(f"llama.cpp {found.version} is not built for this machine; run `{interpreter.setup()}`")
     if not _tested(found).exists():
-        raise RequirementError(f"llama.cpp {found.version} was not yet tried on this processor; run `make setup`")
+        raise RequirementError(
+            f"llama.cpp {found.version} was not yet tried on this processor; run `{interpreter.setup()}`"
+        )
     return found
 
 
@@ -137,7 +139,8 @@ def load(log: Callable[[int, bytes, object], None], *, kernels: str | None = Non
     try:
         import llama_cpp as module
     except ImportError as error:
-        raise RequirementError(f"the llama.cpp bindings cannot be imported ({error}); run `make setup`") from error
+        told = f"the llama.cpp bindings cannot be imported ({error}); run `{interpreter.setup()}`"
+        raise RequirementError(told) from error
     callback = module.llama_log_callback(log)
     _kept.append(callback)
     module.llama_log_set(callback, ctypes.c_void_p(0))

@@ -28,6 +28,10 @@ DEVELOPMENT = "--dev"
 TOOLCHAIN = ("diskcache", "jinja2", "ninja", "numpy", "pydantic", "tqdm")
 """What building and trying llama.cpp takes: installed first, so that the rest is installed meanwhile."""
 
+BYTECODE = "import sys; sys.dont_write_bytecode = False\n"
+"""Packages are installed without bytecode, which is written when a module is first imported. PYTHONDONTWRITEBYTECODE,
+which many images of containers set, would have each process compile torch and transformers again: ten seconds."""
+
 OLDEST, NEWEST, TESTED = 11, 14, 13
 """Minor versions of Python 3: those that pyproject.toml takes, and the newest whose packages were installed."""
 
@@ -129,6 +133,8 @@ def prepare() -> None:
     if not STAMP.exists():
         print("assay: making .venv (about 2 GB, some minutes)", file=sys.stderr)
         venv.create(ENVIRONMENT, clear=True, with_pip=True)
+    for packages in ENVIRONMENT.glob("lib/python*/site-packages"):
+        (packages / "bytecode.pth").write_text(BYTECODE)
     pip(*TOOLCHAIN)
 
 

@@ -22,6 +22,6 @@ if [ -e bootstrap.py ]; then
     make setup
 else # a project, whose Assay is a package
     python3 -m venv .venv
-    .venv/bin/pip install --quiet --no-compile --constraint constraints.txt --requirement requirements.txt
+    .venv/bin/pip install --quiet --constraint constraints.txt --requirement requirements.txt
     .venv/bin/assay toolchain
 fi

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from pipeline import paths
 from pipeline.errors import StorageError
 from pipeline.records import FILE, File, canonical_json
 
@@ -100,8 +101,7 @@ def _key(path: Path, stat: os.stat_result) -> tuple[str, str]:
 @contextmanager
 def _memo() -> Iterator[sqlite3.Connection]:
     """Open the memo for one transaction; SQLite's own locks keep processes apart."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(home) if home else Path.home() / ".cache") / "assay" / "digests"
+    folder = paths.user_cache() / "digests"
     file = folder / "sha256.sqlite"
     try:
         folder.mkdir(parents=True, exist_ok=True)

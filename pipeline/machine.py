@@ -89,7 +89,7 @@ def _gpus(rows: Sequence[Sequence[str]]) -> tuple[Gpu, ...]:
 
 
 def _mib(told: str) -> int:
-    """Read a GPU's memory; of one that has no memory but the machine's, as a GB10, the driver tells none."""
+    """Read a GPU's memory; of one that has no memory but the machine's, as a GB10, the driver reports none."""
     return int(told) if told.isdigit() else memory_bytes() // 2**20
 
 

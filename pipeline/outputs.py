@@ -26,16 +26,23 @@ def folder(target: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise StorageError(f"{target}: another process is making it; wait for it to end, or stop it") from error
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
+        with aside(target, partial):
             yield partial
-            if target.exists():
-                shutil.rmtree(target)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def aside(target: Path, partial: Path) -> Iterator[None]:
+    """Make `partial` an empty folder to be filled; it becomes `target` when the block ends well, and vanishes else."""
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield
+        if target.exists():
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def replace(path: Path, text: str) -> None:

@@ -1,5 +1,6 @@
 """Where each noun's output lies, relative to the project's folder; dvc.yaml names the same paths."""
 
+import os
 from pathlib import Path
 
 MACHINE = Path("inputs/machine.json")
@@ -86,3 +87,9 @@ def evidence(name: str) -> dict[str, Path]:
         "selection": SELECTION,
     }
     return {noun: path for noun, path in records.items() if path.exists()}
+
+
+def user_cache() -> Path:
+    """Return `${XDG_CACHE_HOME:-~/.cache}/assay`, which all projects of a user share."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "assay"

@@ -8,7 +8,7 @@ from pipeline.errors import ParamsError
 
 
 def add(commands: Commands) -> None:
-    """Add plan, ranking and compare."""
+    """Add plan, ranking, compare and overview."""
     about = "size every artifact before it is built, from config.json and the weights' headers alone"
     parser = command(commands, "plan", about, _plan)
     parser.add_argument("checkpoint", nargs="?", help="hf://org/name, a folder or config.json; default: params.yaml's")
@@ -27,6 +27,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("--all", action="store_true", help="every metric, not the ranking's and selection's alone")
     about = "exit with 13 when something got worse, or also when the figures cannot tell"
     parser.add_argument("--fail-on", choices=("worse", "unclear"), help=about)
+    about = "tell of many projects on one page: winners, what they cost, what changed since their last release"
+    parser = command(commands, "overview", about, _overview)
+    parser.add_argument(
+        "places", nargs="+", metavar="FOLDER[@REV]", help="a project, in its workspace or at a revision"
+    )
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, whose table can be sorted, as well")
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -67,3 +73,13 @@ def _compare(options: argparse.Namespace) -> None:
         compare.write_page(found, options.html)
     if options.fail_on is not None:
         compare.require(found, options.fail_on)
+
+
+def _overview(options: argparse.Namespace) -> None:
+    """Run overview: the text to stdout, the page to its file."""
+    from pipeline.commands import overview
+
+    found = overview.overview(options.places)
+    print(overview.text(found), end="")
+    if options.html is not None:
+        overview.write_page(found, options.html)

@@ -18,6 +18,9 @@ from pipeline.errors import BuildError, ParamsError, RequirementError
 DISTRIBUTION = "assay-pipeline"
 DVC_YAML, REQUIREMENTS, CONSTRAINTS, IGNORED = "dvc.yaml", "requirements.txt", "constraints.txt", ".gitignore"
 DVC_CONFIG, README = ".dvc/config", "README.md"
+PINNED = re.compile(rf"^({DISTRIBUTION}(?:\[[^\]]*\])?==)\S+", re.MULTILINE)
+"""A version of Assay in requirements.txt; what else a project needs stays, and so does Assay from another place."""
+
 CI = (
     *("ci/comment.py", "ci/compare.sh", "ci/release.sh", "ci/remote.sh", "ci/setup.sh", ".gitlab-ci.yml"),
     *(".github/workflows/compare.yml", ".github/workflows/release.yml"),
@@ -67,6 +70,8 @@ def upgrade() -> list[str]:
     if not Path(DVC_YAML).exists():
         raise ParamsError(f"{Path.cwd()}: has no {DVC_YAML}; `assay init` makes a project")
     wanted = _versioned() | {name: _shared(name) for name in CI if Path(name).exists()}
+    if Path(REQUIREMENTS).exists():
+        wanted[REQUIREMENTS] = PINNED.sub(rf"\g<1>{version(DISTRIBUTION)}", _read(Path(REQUIREMENTS)))
     changed = [name for name, text in wanted.items() if not Path(name).exists() or _read(Path(name)) != text]
     if shutil.which("git") is None:
         raise RequirementError("there is no git, which keeps what is replaced; `apt-get install git` brings it")

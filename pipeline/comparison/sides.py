@@ -69,10 +69,10 @@ class Side:
 def side(where: str) -> Side:
     """Open a folder that holds a selection.json (`.` is the workspace), else a git revision or a DVC experiment.
 
-    ParamsError where it is none of these; StorageError where the run left no selection.json there, or where the
-    records are another version's.
+    `FOLDER@REVISION` is one of another project. ParamsError where it is none of these; StorageError where the run left
+    no selection.json there, or where the records are another version's.
     """
-    title, read = _folder(Path(where)) if (Path(where) / paths.SELECTION).is_file() else _revision(where)
+    title, read = _opened(where)
     try:
         content = read(paths.SELECTION)
     except FileNotFoundError as error:
@@ -81,6 +81,16 @@ def side(where: str) -> Side:
             f"there, and commit {paths.SELECTION}, {paths.METRICS} and {paths.REPORT} with dvc.lock"
         ) from error
     return Side(title=title, selection=parse(Selection, content, paths.SELECTION, title), read=read)
+
+
+def _opened(where: str) -> tuple[str, Read]:
+    if (Path(where) / paths.SELECTION).is_file():
+        return _folder(Path(where))
+    folder, at, revision = where.rpartition("@")
+    if at and folder and Path(folder).is_dir():
+        title, read = _revision(revision, Path(folder))
+        return f"{folder}, {title}", read
+    return _revision(where)
 
 
 def parse(kind: type[R], content: bytes, path: Path, title: str) -> R:
@@ -103,14 +113,14 @@ def _folder(folder: Path) -> tuple[str, Read]:
     return title, lambda path: (folder / path).read_bytes()
 
 
-def _revision(revision: str) -> tuple[str, Read]:
+def _revision(revision: str, project: Path | None = None) -> tuple[str, Read]:
     if revision == WORKSPACE:
         return "the workspace", lambda path: path.read_bytes()
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError
 
-    files = DVCFileSystem(rev=revision)
+    files = DVCFileSystem(url=None if project is None else str(project), rev=revision)
     try:
         commit = str(files.repo.get_rev())[:7]
     except DvcException as error:

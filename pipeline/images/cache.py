@@ -1,16 +1,15 @@
-"""What is made once for this machine and found again by what it was made of: bases, wheels, engine images."""
+"""The content-addressed build cache of this machine: bases, wheels, engine images."""
 
 import fcntl
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from pipeline import outputs, paths
 
 
 def root() -> Path:
     """Return the folder that holds all of it; everything in it can be deleted at any time between builds."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "assay" / "images"
+    return paths.user_cache() / "images"
 
 
 def folder(name: str, fill: Callable[[Path], None]) -> Path:
@@ -25,11 +24,6 @@ def folder(name: str, fill: Callable[[Path], None]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if target.exists():
             return target
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        try:
+        with outputs.aside(target, partial):
             fill(partial)
-            partial.rename(target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return target

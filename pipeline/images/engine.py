@@ -1,4 +1,4 @@
-"""The engine's image: base, runtime and packages. Built once for what it is made of, and found again."""
+"""The engine's image: base, runtime and packages. Built once for given inputs, and then taken from the cache."""
 
 import re
 import shutil

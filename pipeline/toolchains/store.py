@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -11,13 +10,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from pipeline import paths
 from pipeline.errors import StorageError
 
 
 def root() -> Path:
     """Return the folder of all toolchains; everything in it can be deleted at any time between builds."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "assay" / "toolchains"
+    return paths.user_cache() / "toolchains"
 
 
 @contextmanager

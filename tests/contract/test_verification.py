@@ -46,7 +46,7 @@ class Built:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     folder = tmp_path_factory.mktemp("built")
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
     ids = np.array(hf_tokenizer.load(demo.CHECKPOINT).encode(text, add_special_tokens=False), np.int32)
     rows = ids[: 6 * (TOKENS - 1)].reshape(6, TOKENS - 1)
     windows = Windows(

@@ -92,6 +92,7 @@ def test_a_project_runs_on_the_installed_package_alone(installed: Installed, mad
     path.write_text(yaml.safe_dump(params, sort_keys=False))
     installed.run(made, "git", "add", "-A")
     installed.run(made, "git", "commit", "-qm", "start")
+    assert "gguf-q8_0" in installed.run(made, "assay", "plan").stdout
     assert "latency@gguf-q8_0" in installed.repro(made, "selection")
     assert Selection.load(made / "selection.json").winner == "gguf-q8_0"
     assert installed.repro(made, "selection") == []
@@ -102,6 +103,13 @@ def test_a_project_runs_on_the_installed_package_alone(installed: Installed, mad
 
 def test_an_upgrade_replaces_what_is_assays_and_says_what_will_run(installed: Installed, made: Path) -> None:
     assert "of this version already" in installed.run(made, "assay", "upgrade").stdout
+    packages = made / "requirements.txt"
+    now = packages.read_text()
+    packages.write_text("assay-pipeline[all]==0.0.1\nours>=1\n")
+    installed.run(made, "git", "commit", "-qam", "an older version, and a package of ours")
+    assert "replaced: requirements.txt" in installed.run(made, "assay", "upgrade").stdout
+    assert packages.read_text() == f"assay-pipeline[all]=={now.partition('==')[2].strip()}\nours>=1\n"
+    installed.run(made, "git", "commit", "-qam", "upgraded")
     flow = made / "dvc.yaml"
     flow.write_text(flow.read_text().replace("      - inputs/code/quality-${item.backend}.json\n", ""))
     refused = installed.run(made, "assay", "upgrade", check=False)

@@ -1,11 +1,11 @@
 """A minimal root file system of each distribution, with what the README names and one user who is not root."""
 
 import hashlib
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import paths
 from tests.fresh import settings
 
 PACKAGES = ("python3", "python3-venv", "python3-dev", "make", "g++", "cmake", "git", "mmdebstrap", "buildah", "podman")
@@ -14,7 +14,7 @@ PACKAGES = ("python3", "python3-venv", "python3-dev", "make", "g++", "cmake", "g
 USER, USER_ID = "somebody", 2000
 HOME = Path("/home") / USER
 
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "assay" / "fresh"
+CACHE = paths.user_cache() / "fresh"
 """Root file systems, pip's cache and the logs. Delete it to take the packages of today."""
 
 

@@ -263,6 +263,7 @@ def environment(work: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONDONTWRITEBYTECODE": "",  # the pack was installed without: each item would compile it again
     }
     root, libraries = work / TOOLCHAIN / "root", work / CUDA / "lib"
     if root.exists():

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import bootstrap
+
 ROOT = Path(__file__).parents[2]
 SYSTEM = "/usr/bin:/bin"
 
@@ -48,6 +50,16 @@ def test_outside_an_environment_path_stays(environment: Path, monkeypatch: pytes
 def test_this_environment_was_installed_with_it() -> None:
     programs = Path(sys.executable).parent
     assert _path(Path(sys.executable), {"PATH": SYSTEM}).split(os.pathsep)[0] == str(programs)
+
+
+def test_modules_are_compiled_once_whatever_the_variables_say(tmp_path: Path) -> None:
+    """Where packages are installed without bytecode, each process would compile them again."""
+    venv.create(tmp_path, symlinks=True)
+    (site,) = tmp_path.glob("lib/python3.*/site-packages")
+    (site / "bytecode.pth").write_text(bootstrap.BYTECODE)
+    (site / "ours.py").write_text("")
+    assert _path(tmp_path / "bin" / "python", {"PYTHONDONTWRITEBYTECODE": "1"}, "import ours") == ""
+    assert list((site / "__pycache__").glob("ours.*.pyc"))
 
 
 def test_an_interpreter_without_the_packages_says_so(tmp_path: Path) -> None:

@@ -64,7 +64,6 @@ RANDOM = (
     (SMALLER, Safetensors(backend="safetensors", dtype="bfloat16"), 1082.7e6),
     (LARGER, Gguf(backend="gguf", quantization="Q4_K_M"), 2744.4e6),
     (LARGER, Gptq(backend="gptq", bits=4), 2028.8e6),
-    (LARGER, Gptq(backend="gptq", bits=8), 3139.0e6),
     (LARGER, Awq(backend="awq"), 2026.7e6),
 )
 

@@ -32,6 +32,10 @@ def runner(artifact: Path, compute: Compute, settings: Any) -> Iterator[Runner]:
         # Else the unpacking goes through Triton, directly or by torch.compile, which look for a C compiler.
         os.environ["GPTQ_TORCH_TRITON_DEQUANT"] = "0"
         torch.compiler.set_stance("force_eager")
+    else:
+        # The kernel that unpacks does so once, and not for each token: the same numbers, from a matrix in bfloat16 that
+        # is kept beside the integers. GPTQModel reads this when it makes the layers.
+        os.environ["GPTQ_TORCH_CACHE_WEIGHTS"] = "1"
     with quiet():
         try:
             model, info = cast(Any, AutoModelForCausalLM).from_pretrained(

@@ -38,6 +38,11 @@ def dropped(weight: Weight, model: Model) -> bool:
     return weight.name.endswith(HEADS) and model.tied
 
 
+def _unpacked(model: Model) -> int:
+    """Return the bytes of every matrix of every layer in bfloat16."""
+    return sum(2 * one.parameters for one in model.weights if stored.is_layer_matrix(one))
+
+
 def estimate(
     model: Model, load: Load, *, method: Literal["gptq", "awq"], width: int, group_size: int, index: bool
 ) -> Estimate:
@@ -58,9 +63,9 @@ def estimate(
         runtime=Runtime(
             use=Use(bits=16, latent=load.gpus),
             process_bytes=PROCESS_BYTES[8 if unpacked else 4],
-            # One matrix unpacked to floats at a time, by the kernel that unpacks.
-            # The file's pages stay mapped beside the integers that the kernel has packed anew.
-            copied_bytes=round(sum(map(of, model.weights)) / 8),
+            # On CPUs the file's pages stay mapped beside the integers that the kernel has packed anew, and the one that
+            # unpacks keeps what it unpacked.
+            copied_bytes=round(sum(map(of, model.weights)) / 8) + (_unpacked(model) if unpacked else 0),
             work_bytes=4 * load.streams * model.vocabulary_size + (12 * model.hidden * model.inner if unpacked else 0),
         ),
         making=Making(anonymous_bytes=round(making), disk_bytes=0),

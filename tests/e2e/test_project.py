@@ -115,6 +115,7 @@ def test_an_upgrade_replaces_what_is_assays_and_says_what_will_run(installed: In
     refused = installed.run(made, "assay", "upgrade", check=False)
     assert refused.returncode == ParamsError.exit_code
     assert "dvc.yaml: has changes that are not committed" in refused.stderr
+    installed.run(made, "python", "-m", "dvc", "commit", "--force", "quality@gguf-q8_0")
     installed.run(made, "git", "commit", "-qam", "as an older version had it")
     told = installed.run(made, "assay", "upgrade").stdout
     assert "replaced: dvc.yaml" in told

@@ -89,6 +89,11 @@ def stack(lines: Sequence[str]) -> list[str]:
     return written[:STACK_LINES]
 
 
+def end_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when the one that started it dies."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def die_with_parent(parent: int) -> Callable[[], None]:
     """Return what a new process must do first so that the kernel kills it when `parent` dies."""
     libc = ctypes.CDLL(None)

@@ -1,5 +1,6 @@
 """Running the tools that we do not own."""
 
+import os
 import re
 import subprocess
 from collections import deque
@@ -38,7 +39,7 @@ def run(
     stdin: int = subprocess.DEVNULL,
     progress: Count | None = None,
 ) -> str:
-    """Run a tool to its end and return what it printed, stdout and stderr together.
+    """Run a tool to its end and return what it printed, stdout and stderr together. It dies with this process.
 
     `what` names the work in errors and on the progress bar, such as "llama-quantize Q4_K_M". `env` replaces the
     environment when given. Raises BuildError with the tool's last lines when it fails, NativeCrashError when it dies by
@@ -57,6 +58,7 @@ def run(
             stderr=subprocess.STDOUT,
             text=True,  # a bar's carriage returns end lines, too
             errors="replace",
+            preexec_fn=endings.die_with_parent(os.getpid()),
         )
     except FileNotFoundError as error:
         raise RequirementError(f"{what}: {words[0]} is not installed") from error

@@ -31,6 +31,9 @@ SI_USER = 0
 """A process sent it, as codes below zero tell as well. A terminal's Ctrl-C has a higher one: it has reached the child
 by itself, and must not come twice."""
 
+DVC_STAGE = "DVC_STAGE"
+"""DVC sets this variable for every command of a stage."""
+
 ENDED = "unloading libraries"
 """Noted when all is done: what crashes from then on has written everything."""
 
@@ -38,8 +41,12 @@ ENDED = "unloading libraries"
 def supervise(what: str) -> None:
     """Fork; return in the child alone. The parent ends as the child does, or raises NativeCrashError.
 
+    A stage ends with the `dvc repro` that started it, however that ended; one that a shell started does not.
+
     `what` names the work, such as "quality gguf-q8_0".
     """
+    if DVC_STAGE in os.environ:
+        endings.end_with_parent()
     board, stack, starved = activity.share(), os.memfd_create("stack"), _killed_for_memory()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline import paths
 from pipeline.report import write
 from tests.bench.workspace import Row, row
-from tests.reports import finished
+from tests.support.reports import finished
 
 ARTIFACTS = 50
 

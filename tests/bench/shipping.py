@@ -10,7 +10,7 @@ from pipeline.commands.release import release
 from pipeline.images import assemble
 from pipeline.records import Check, Verification
 from tests.bench.workspace import ROOT, Row, row
-from tests.shipping import docker_registry
+from tests.support.shipping import docker_registry
 
 ENGINE_BYTES, WEIGHTS_BYTES = 100 * 10**6, 150 * 10**6
 

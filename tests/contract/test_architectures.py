@@ -2,8 +2,8 @@
 
 docs/support.json says what is expected, and the README's table is made from it. A backend that refuses a family it is
 said to take fails here, as does one that takes a family it is said to refuse; a backend that takes a family and then
-crashes, or gives other logits, always fails. `python -m tests.support_table --measure` runs this file and writes anew
-what it found.
+crashes, or gives other logits, always fails. `python -m tests.support.support_table --measure` runs this file and
+writes anew what it found.
 """
 
 import json
@@ -31,9 +31,9 @@ from pipeline.compute import Compute
 from pipeline.errors import CheckpointError, RequirementError
 from pipeline.records import Vocabulary
 from pipeline.toolchains import llama_cpp
-from tests.families import FAMILIES
-from tests.support_table import MEASURING, PROPERTY, SUPPORT, Found, load
-from tests.vocabularies import ByteLevel
+from tests.support.families import FAMILIES
+from tests.support.support_table import MEASURING, PROPERTY, SUPPORT, Found, load
+from tests.support.vocabularies import ByteLevel
 
 WINDOW_TOKENS = 128
 CALIBRATION_WINDOWS = 24
@@ -186,7 +186,7 @@ def test_a_backend_takes_a_family_whole_or_says_why_not(
     if not request.config.stash.get(MEASURING, False):
         expected = load().families[name].backends[backend]
         assert (reason, by) == (expected.reason, expected.by), (
-            f"{SUPPORT} is out of date; run `python -m tests.support_table --measure`"
+            f"{SUPPORT} is out of date; run `python -m tests.support.support_table --measure`"
         )
 
 

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from pipeline.records import Release
-from tests import registry_server, s3_server
-from tests.repositories import ROOT, Repository
-from tests.shipping import make_image
+from tests.support import registry_server, s3_server
+from tests.support.repositories import ROOT, Repository
+from tests.support.shipping import make_image
 
 ARTIFACTS = {"q4": {"loss": 0.005}, "q8": {"loss": 0.001}}
 

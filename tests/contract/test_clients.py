@@ -21,8 +21,8 @@ from evals.scoring import log_normalizer, target_logits
 from pipeline.backends.common import hf_tokenizer
 from pipeline.backends.gguf.backend import Gguf
 from pipeline.compute import Compute
-from tests import demo
-from tests.gateways import KEY, Served, process
+from tests.support import demo
+from tests.support.gateways import KEY, Served, process
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser import browser, executable
-from tests.repositories import Repository
-from tests.runs import Made, write
+from tests.support.browser import browser, executable
+from tests.support.repositories import Repository
+from tests.support.runs import Made, write
 
 ARTIFACTS = {"q4": {"loss": 0.005}, "q8": {"loss": 0.001}, "gone": {"loss": 0.002}}
 

@@ -18,8 +18,8 @@ from pipeline.backends.onnx.backend import Onnx
 from pipeline.compute import Compute
 from pipeline.errors import RequirementError
 from pipeline.toolchains import llama_cpp
-from tests.families import FAMILIES
-from tests.vocabularies import ByteLevel
+from tests.support.families import FAMILIES
+from tests.support.vocabularies import ByteLevel
 
 PROMPT_TOKENS = 45
 """More than the sliding window of Gemma's small checkpoints, 32."""

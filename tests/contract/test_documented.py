@@ -12,17 +12,19 @@ import pytest
 import yaml
 
 from pipeline import params
-from tests import checkpoints, hub_server, registry_server, runs, s3_server
-from tests.documents import ALL, PAGES, ROOT, Block
-from tests.repositories import Repository
-from tests.shipping import make_image
+from tests.support import checkpoints, hub_server, registry_server, runs, s3_server
+from tests.support.documents import ALL, PAGES, ROOT, Block
+from tests.support.repositories import Repository
+from tests.support.shipping import make_image
 
 SHELL = [block for block in ALL if block.language == "sh"]
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_each_command_is_run_somewhere_or_says_why_not(block: Block) -> None:
-    assert block.kind in ("run", "edit", "tested", "needs"), f"{block} needs a mark of tests/documents.py before it"
+    assert block.kind in ("run", "edit", "tested", "needs"), (
+        f"{block} needs a mark of tests/support/documents.py before it"
+    )
     if block.kind == "needs":
         assert block.value
     if block.kind == "tested":

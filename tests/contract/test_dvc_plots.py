@@ -11,8 +11,8 @@ import yaml
 
 from pipeline import paths
 from pipeline.report import page, plots
-from tests.browser import browser, executable
-from tests.reports import finished
+from tests.support.browser import browser, executable
+from tests.support.reports import finished
 
 ROOT = Path(__file__).parents[2]
 

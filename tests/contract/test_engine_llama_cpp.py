@@ -20,8 +20,8 @@ from evals.scoring import score
 from pipeline.backends.gguf.backend import Gguf
 from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact
-from tests import demo
-from tests.fakes import windows
+from tests.support import demo
+from tests.support.fakes import windows
 
 RECIPE = Gguf(backend="gguf", quantization="Q4_K_M", imatrix=False)
 GREEDY = Sampling(max_tokens=24, temperature=0, ignore_eos=True)

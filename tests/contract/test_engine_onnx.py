@@ -26,7 +26,7 @@ from pipeline.backends.onnx.decoder import Decoder
 from pipeline.backends.onnx.run import OnnxRunner
 from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact
-from tests.families import FAMILIES
+from tests.support.families import FAMILIES
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 RECIPE = Onnx(backend="onnx", precision="fp32")

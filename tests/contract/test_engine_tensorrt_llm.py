@@ -21,7 +21,7 @@ from pipeline.backends.tensorrt_llm.target import FILE as TARGET
 from pipeline.backends.tensorrt_llm.target import Target
 from pipeline.compute import Compute
 from pipeline.records import FILE, Artifact, Gpu
-from tests import standin_trtllm as standin
+from tests.support import standin_trtllm as standin
 
 ROOT = Path(__file__).parents[2]
 HOPPER = Gpu(name="NVIDIA H100 80GB HBM3", compute_capability="9.0", memory_mib=81559, driver="580.65.06")

@@ -21,7 +21,7 @@ from containers.gateway.process import gateway
 from pipeline.compute import Compute
 from pipeline.errors import NativeCrashError
 from pipeline.records import FILE, Artifact, Gpu, Placement
-from tests import standin_vllm as standin
+from tests.support import standin_vllm as standin
 
 ROOT = Path(__file__).parents[2]
 GPU = Gpu(name="NVIDIA L4", compute_capability="8.9", memory_mib=23034, driver="570.10")

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline.records import FILE, Artifact, Quality
-from tests.documents import ROOT, blocks
+from tests.support.documents import ROOT, blocks
 
 PAGE = ROOT / "docs/extending.md"
 COPIED = (

@@ -13,8 +13,8 @@ import openai
 import pytest
 
 from containers.gateway import supervisor
-from tests.fakes import FakeEngine
-from tests.gateways import KEY, Served, gateway
+from tests.support.fakes import FakeEngine
+from tests.support.gateways import KEY, Served, gateway
 
 ASK = {"prompt": "ab", "temperature": 0}
 CHAT = {"messages": [{"role": "user", "content": "hello"}]}

@@ -10,15 +10,15 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from tests import gateways
-from tests.gateways import KEY, ROOT, process
+from tests.support import gateways
+from tests.support.gateways import KEY, ROOT, process
 
 ENDLESS = {"prompt": "a", "max_tokens": 200, "ignore_eos": True, "stream": True}
 
 
 def command(folder: Path, *flags: str) -> list[str]:
     gateways.artifact(folder)
-    return ["-m", "tests.gateways", "--artifact", str(folder), "--host", "127.0.0.1", "--port", "0", *flags]
+    return ["-m", "tests.support.gateways", "--artifact", str(folder), "--host", "127.0.0.1", "--port", "0", *flags]
 
 
 def test_sigterm_lets_an_answer_end_refuses_new_ones_and_exits_0(tmp_path: Path) -> None:

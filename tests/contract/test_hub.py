@@ -24,8 +24,8 @@ from pipeline.checkpoints.obtain import Obtained, obtain
 from pipeline.errors import CheckpointError, CorpusError, HubError, StorageError
 from pipeline.hub_errors import Repository
 from pipeline.texts.read import read
-from tests import checkpoints
-from tests.hub_server import Fault, Hub, serve
+from tests.support import checkpoints
+from tests.support.hub_server import Fault, Hub, serve
 
 NAME = "org/small"
 SOURCE = f"hf://{NAME}"

@@ -20,7 +20,7 @@ from pipeline.registry.address import Address
 from pipeline.registry.client import Repository
 from pipeline.registry.session import Session
 from pipeline.toolchains.llama_cpp import compiler
-from tests import demo, shipping
+from tests.support import demo, shipping
 
 KEY = "a-key-of-the-test"
 

@@ -27,7 +27,7 @@ from pipeline.stages.latency import _prompts as prompts_of
 from pipeline.stages.latency import latency
 from pipeline.texts.pieces import pieces
 from pipeline.toolchains import llama_cpp
-from tests.disturbed import BUSY, QUIET, watching
+from tests.support.disturbed import BUSY, QUIET, watching
 
 ROOT = Path(__file__).parents[2]
 NAME = "gguf-f16"

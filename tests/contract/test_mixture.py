@@ -16,7 +16,7 @@ from pipeline.errors import RequirementError
 from pipeline.sizing import read
 from pipeline.sizing.model import Model
 from pipeline.toolchains import llama_cpp
-from tests import published
+from tests.support import published
 
 NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",

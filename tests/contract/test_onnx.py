@@ -26,7 +26,7 @@ from pipeline.backends.onnx.backend import Onnx
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError
 from tests.contract.packed import float_model, logits, unpacked
-from tests.families import FAMILIES
+from tests.support.families import FAMILIES
 
 DEMO = Path(__file__).parents[2] / "models" / "demo"
 TOKENS = 256

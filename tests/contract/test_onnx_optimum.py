@@ -30,7 +30,7 @@ from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError, RequirementError
 from pipeline.records import FILE, Artifact
 from pipeline.toolchains import environments, llama_cpp
-from tests.families import FAMILIES
+from tests.support.families import FAMILIES
 
 COMPUTE = Compute(threads=2)
 FP32 = Onnx(backend="onnx", exporter="optimum", precision="fp32")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pipeline.records import Release
-from tests.browser import browser, executable
-from tests.repositories import Repository
+from tests.support.browser import browser, executable
+from tests.support.repositories import Repository
 
 ARTIFACTS: dict[str, dict[str, Any]] = {
     "q4": {"loss": 0.005},

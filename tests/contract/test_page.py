@@ -11,9 +11,9 @@ import pytest
 
 from evals.statistics import Estimate
 from pipeline.records import FILE, Artifact, File, Quality
-from tests.browser import Browser, browser, executable
-from tests.fakes import FakeEngine
-from tests.gateways import KEY, Served, gateway
+from tests.support.browser import Browser, browser, executable
+from tests.support.fakes import FakeEngine
+from tests.support.gateways import KEY, Served, gateway
 
 ENTER = ("Enter", 13, "\r")
 MARKUP = ("<img src=x onerror=", "\"document.title='broken into'\">", "<script>document.title='broken into'</script>")

@@ -10,8 +10,8 @@ from huggingface_hub.utils import close_session
 from pipeline import hub_errors
 from pipeline.errors import CheckpointError, HubError
 from pipeline.sizing import read
-from tests import checkpoints
-from tests.hub_server import Hub, serve
+from tests.support import checkpoints
+from tests.support.hub_server import Hub, serve
 
 NAME = "org/large"
 ROWS = 1 << 15

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from pipeline.records import Quality
-from tests import runs
-from tests.hub_server import Fault, Hub, Repository, serve
+from tests.support import runs
+from tests.support.hub_server import Fault, Hub, Repository, serve
 
 ROOT = Path(__file__).parents[2]
 NAME = "org/demo-q4"

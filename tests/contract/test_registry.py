@@ -21,8 +21,8 @@ from pipeline.registry import upload
 from pipeline.registry.address import Address
 from pipeline.registry.client import Manifest, Repository
 from pipeline.registry.session import Session
-from tests import shipping
-from tests.shipping import make_image
+from tests.support import shipping
+from tests.support.shipping import make_image
 
 ROOT = Path(__file__).parents[2]
 

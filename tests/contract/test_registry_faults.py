@@ -20,9 +20,9 @@ from pipeline.registry import session, upload
 from pipeline.registry.address import Address
 from pipeline.registry.client import Repository
 from pipeline.registry.session import Session
-from tests import registry_server, shipping
-from tests.registry_server import Fault, Registry
-from tests.shipping import make_image
+from tests.support import registry_server, shipping
+from tests.support.registry_server import Fault, Registry
+from tests.support.shipping import make_image
 
 MIB = 2**20
 

@@ -8,8 +8,8 @@ import pytest
 
 from pipeline.records import Selection
 from pipeline.report import content, page
-from tests.browser import Browser, browser, executable
-from tests.reports import BACKENDS, GONE, finished
+from tests.support.browser import Browser, browser, executable
+from tests.support.reports import BACKENDS, GONE, finished
 
 ENTER, SPACE, DOWN, TAB = ("Enter", 13, "\r"), (" ", 32, " "), ("ArrowDown", 40), ("Tab", 9)
 A4_LANDSCAPE_PIXELS = (1032, 700)

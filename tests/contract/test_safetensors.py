@@ -24,8 +24,8 @@ from pipeline.checkpoints.weights import Entry, read_header
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError
 from pipeline.records import FILE, Artifact
-from tests.demo import CHECKPOINT
-from tests.fakes import windows
+from tests.support.demo import CHECKPOINT
+from tests.support.fakes import windows
 
 BF16 = Safetensors(backend="safetensors", dtype="bfloat16")
 F16 = Safetensors(backend="safetensors", dtype="float16")

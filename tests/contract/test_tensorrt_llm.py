@@ -17,7 +17,7 @@ from pipeline.backends.tensorrt_llm.backend import TensorRtLlm
 from pipeline.compute import Compute
 from pipeline.errors import BuildError, MeasurementError, RequirementError
 from pipeline.records import Gpu
-from tests.demo import CHECKPOINT
+from tests.support.demo import CHECKPOINT
 
 STANDIN = Path(__file__).parents[1] / "tensorrt_llm_standin.py"
 HOPPER = Gpu(name="NVIDIA H100 80GB HBM3", compute_capability="9.0", memory_mib=81559, driver="580.65.06")

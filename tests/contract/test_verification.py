@@ -24,9 +24,9 @@ from pipeline.errors import VerificationError
 from pipeline.images import checks
 from pipeline.images.checks import SAME_CODE, Client
 from pipeline.records import FILE
-from tests import demo
-from tests.disturbed import BUSY, QUIET, watching
-from tests.gateways import KEY, process
+from tests.support import demo
+from tests.support.disturbed import BUSY, QUIET, watching
+from tests.support.gateways import KEY, process
 
 TOKENS = 64
 Q4 = Gguf(backend="gguf", quantization="Q4_K_M", imatrix=False)

@@ -27,9 +27,9 @@ from pipeline.compute import Compute
 from pipeline.images import checks
 from pipeline.images.checks import Client
 from pipeline.records import FILE, Artifact
-from tests import demo
 from tests.contract import packed
-from tests.gateways import KEY, Served, process
+from tests.support import demo
+from tests.support.gateways import KEY, Served, process
 
 VLLM = os.environ.get("ASSAY_TEST_VLLM")
 pytestmark = pytest.mark.skipif(VLLM is None, reason="ASSAY_TEST_VLLM names no program of vLLM")

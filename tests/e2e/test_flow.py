@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests import s3_server
 from tests.e2e.workspace import Workspace, made, program
+from tests.support import s3_server
 
 ARTIFACTS = ("gguf-f16", "gguf-q8_0", "gguf-q2_k", "gptq-int4", "awq-int4", "onnx-fp32", "onnx-int4")
 GATED = "trtllm-fp8"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evals import agreement
-from tests.fakes import TableRunner, windows
+from tests.support.fakes import TableRunner, windows
 
 
 def test_the_length_stops_at_the_first_difference() -> None:

@@ -14,7 +14,7 @@ from evals.tokens import Tokens
 from pipeline import metrics
 from pipeline.comparison.judge import judge
 from pipeline.metrics import METRICS
-from tests.runs import Made, tokens
+from tests.support.runs import Made, tokens
 
 
 def ends(of: Estimate | None) -> tuple[float, float]:

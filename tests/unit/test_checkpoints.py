@@ -19,8 +19,8 @@ from pipeline.checkpoints.obtain import Obtained, obtain
 from pipeline.checkpoints.weights import BLOCK_BYTES, read_header, read_through
 from pipeline.errors import CheckpointError
 from pipeline.records import Checkpoint
-from tests import checkpoints
-from tests.checkpoints import VOCABULARY, numbers, safetensors
+from tests.support import checkpoints
+from tests.support.checkpoints import VOCABULARY, numbers, safetensors
 
 FIRST = "model-00001-of-00002.safetensors"
 SECOND = "model-00002-of-00002.safetensors"

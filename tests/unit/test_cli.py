@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from pipeline.__main__ import main
-from tests.documents import ALL
+from tests.support.documents import ALL
 
 
 def completion(shell: str, capsys: pytest.CaptureFixture[str]) -> str:

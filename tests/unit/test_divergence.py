@@ -11,7 +11,7 @@ from evals.divergence import Comparison
 from evals.head import Shape
 from evals.runner import Logits
 from evals.scoring import log_normalizer, score
-from tests.fakes import TableRunner, windows
+from tests.support.fakes import TableRunner, windows
 
 TEXT = windows([[0, 3, 1, 4], [2, 2, 5, 0], [1, 0, 3, 3]])
 

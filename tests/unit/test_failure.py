@@ -26,7 +26,7 @@ from pipeline.params import Objective, Params, SelectionParams, load
 from pipeline.records import FILE, Artifact, Failure, Quality, Selection, Standing
 from pipeline.report import content, page, table
 from pipeline.stages import failure, outcome, selection
-from tests import reports
+from tests.support import reports
 
 ROOT = Path(__file__).parents[2]
 NAME = "gguf-f16"

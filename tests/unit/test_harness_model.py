@@ -11,7 +11,7 @@ import pytest
 
 from evals.harness_model import RunnerLM
 from evals.runner import Logits, Prompt
-from tests.fakes import TableRunner
+from tests.support.fakes import TableRunner
 
 LETTERS = "<>abcdefgh"
 VOCABULARY = len(LETTERS)

@@ -2,7 +2,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.backends.common import hf_tokenizer
-from tests import checkpoints
+from tests.support import checkpoints
 
 DAY_OF_THE_MONTH = "w{{ strftime_now('%d') | int }}"
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}w7"

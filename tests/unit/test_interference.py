@@ -13,7 +13,7 @@ import pytest
 from evals import interference, kernel
 from evals.interference import Interference, measure, problems, severity, unseen, watch
 from evals.kernel import Throttling
-from tests.disturbed import BUSY, COMPILER, QUIET, watching
+from tests.support.disturbed import BUSY, COMPILER, QUIET, watching
 
 VERSION_2 = {
     "proc/self/cgroup": "0::/system.slice/job.service\n",

@@ -15,8 +15,8 @@ from aiohttp import web
 
 from evals.load import Exchange
 from evals.load_client import LoadError, closed_loop
-from tests.fakes import FakeEngine
-from tests.gateways import KEY, gateway
+from tests.support.fakes import FakeEngine
+from tests.support.gateways import KEY, gateway
 
 DELAY = 0.05
 PROMPTS = [[number, 2, 3] for number in range(8)]

@@ -5,7 +5,7 @@ import pytest
 from pipeline import metrics
 from pipeline.metrics import METRICS
 from pipeline.report import plots, table
-from tests import metrics_table
+from tests.support import metrics_table
 
 
 def test_every_metric_that_a_table_or_plot_names_is_there() -> None:
@@ -42,5 +42,5 @@ def test_only_what_other_processes_can_slow_is_timed() -> None:
 
 def test_the_page_of_metrics_is_that_of_this_table() -> None:
     assert metrics_table.PAGE.read_text(encoding="utf-8") == metrics_table.rendered(), (
-        "docs/metrics.md is out of date; run `python -m tests.metrics_table`"
+        "docs/metrics.md is out of date; run `python -m tests.support.metrics_table`"
     )

@@ -11,7 +11,7 @@ from evals.runner import Ids, Logits
 from evals.scoring import score
 from evals.statistics import exponential
 from evals.windows import Windows
-from tests.fakes import TableRunner, windows
+from tests.support.fakes import TableRunner, windows
 
 
 def test_uniform_logits_give_the_vocabulary_size() -> None:

@@ -19,7 +19,7 @@ from pipeline.errors import ParamsError
 from pipeline.sizing import fit, hardware, read
 from pipeline.sizing.estimate import Load
 from pipeline.sizing.hardware import Hardware
-from tests import published
+from tests.support import published
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "models/demo"

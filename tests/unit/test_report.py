@@ -14,9 +14,9 @@ from pipeline.metrics import METRICS, formats
 from pipeline.records import Cost, Gate, Selection, measurements
 from pipeline.report import content, disturbance, markdown, page, plots, table
 from pipeline.report.blocks import Prose, Table
-from tests import reports
-from tests.disturbed import BUSY, QUIET, watched
-from tests.reports import around, finished
+from tests.support import reports
+from tests.support.disturbed import BUSY, QUIET, watched
+from tests.support.reports import around, finished
 
 LARGEST_PAGE_BYTES = 3_000_000
 

@@ -15,7 +15,7 @@ from pipeline.records.measurements import level
 from pipeline.report import table
 from pipeline.stages import selection
 from pipeline.stages.selection import gate
-from tests.disturbed import BUSY, QUIET, watched
+from tests.support.disturbed import BUSY, QUIET, watched
 
 STREAMS = 2
 

@@ -14,7 +14,7 @@ from pipeline.sizing import cache, count, hardware, read, tiers
 from pipeline.sizing.cache import Use
 from pipeline.sizing.estimate import Load
 from pipeline.sizing.model import TIED_UNLESS_SAID, Model, Weight
-from tests import published
+from tests.support import published
 
 
 def model(config: Mapping[str, Any]) -> Model:

@@ -6,7 +6,7 @@ import pytest
 
 from evals import speed
 from evals.runner import Ids
-from tests.fakes import TableRunner
+from tests.support.fakes import TableRunner
 
 PREFILL, STEP = 0.05, 0.01
 

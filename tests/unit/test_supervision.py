@@ -17,10 +17,15 @@ from pipeline.errors import MeasurementError, NativeCrashError
 
 PROGRAM = """
 import ctypes, os, signal, sys, time
+from pathlib import Path
 from pipeline import __main__ as program
 from pipeline.cli import stages
 from pipeline import activity
 from pipeline.errors import MeasurementError
+
+def children():
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
 
 def run(noun, *names):
     activity.note("scoring it")
@@ -136,6 +141,29 @@ def test_a_supervisor_that_is_killed_takes_the_stage_along() -> None:
     process.kill()
     process.communicate()
     assert within(10, lambda: gone(worker))
+
+
+TOOL = """
+import threading
+from pipeline import processes
+threading.Thread(target=lambda: (time.sleep(0.2), print("tool", *children(), flush=True)), daemon=True).start()
+processes.run(["sleep", "60"], what="a tool")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_stage_and_its_tool_end_with_the_dvc_that_started_them(number: signal.Signals, tmp_path: Path) -> None:
+    script = tmp_path / "dvc.py"
+    script.write_text(
+        f"import subprocess, os\nsubprocess.run({command(TOOL)!r}, env={{**os.environ, 'DVC_STAGE': 'x'}})\n"
+    )
+    dvc = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, preexec_fn=as_in_a_shell)
+    assert dvc.stdout is not None
+    worker, tool = (int(dvc.stdout.readline().split()[-1]) for _ in range(2))
+    assert not gone(tool)
+    dvc.send_signal(number)
+    dvc.wait(timeout=20)
+    assert within(10, lambda: gone(worker) and gone(tool))
 
 
 def test_ctrl_c_comes_once_and_bars_are_drawn_on_a_terminal() -> None:

@@ -2,15 +2,15 @@
 
 import pytest
 
-from tests import support_table
-from tests.families import FAMILIES
-from tests.support_table import Answer, Row, Support
+from tests.support import support_table
+from tests.support.families import FAMILIES
+from tests.support.support_table import Answer, Row, Support
 
 
 def test_the_readme_shows_what_was_found() -> None:
     text = support_table.README.read_text(encoding="utf-8")
     assert support_table.insert(text, support_table.render(support_table.load())) == text, (
-        "run `python -m tests.support_table`"
+        "run `python -m tests.support.support_table`"
     )
 
 

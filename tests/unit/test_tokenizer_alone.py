@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from pipeline.checkpoints import tokenizer
-from tests import demo
+from tests.support import demo
 
 TEXT = "Straße  </s> x = 3.14\n\n\tnaïve 北京 🙂"
 

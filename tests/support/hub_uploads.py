@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tests.hub_server import Hub, Repository
+    from tests.support.hub_server import Hub, Repository
 
 LARGE_BYTES = 4096
 """From here on a file is a large one: listed with its sha256, redirected, and uploaded by itself."""

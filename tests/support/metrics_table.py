@@ -1,10 +1,10 @@
-"""docs/metrics.md, made from the metrics themselves: `python -m tests.metrics_table` writes it anew."""
+"""docs/metrics.md, made from the metrics themselves: `python -m tests.support.metrics_table` writes it anew."""
 
 from pathlib import Path
 
 from pipeline.metrics import METRICS, Metric, named
 
-PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
+PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 HEAD = """\
 # Metrics

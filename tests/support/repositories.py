@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 FLOW = {
     "stages": {
         "selection": {
-            "cmd": "python -m tests.runs",
+            "cmd": "python -m tests.support.runs",
             "params": [{"run.yaml": ["artifacts"]}],
             "outs": ["measurements", {"selection.json": {"cache": False}}],
             "metrics": [{"metrics.json": {"cache": False}}],

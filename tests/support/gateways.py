@@ -1,6 +1,6 @@
 """A gateway on loopback for tests: in a thread over a fake engine, or as a process of its own.
 
-`python -m tests.gateways FOLDER --port 0 ...` serves a fake engine with the gateway's own flags.
+`python -m tests.support.gateways FOLDER --port 0 ...` serves a fake engine with the gateway's own flags.
 """
 
 import json
@@ -25,11 +25,11 @@ from containers.gateway.evidence import Evidence
 from containers.gateway.server import run
 from containers.gateway.settings import Settings
 from pipeline.records import FILE, Artifact
-from tests.fakes import FakeEngine
+from tests.support.fakes import FakeEngine
 
 KEY = "test-key-0123456789"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Served:

@@ -15,8 +15,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from tests import hub_uploads
-from tests.hub_uploads import LARGE_BYTES
+from tests.support import hub_uploads
+from tests.support.hub_uploads import LARGE_BYTES
 
 Tree = dict[str, bytes]
 

@@ -16,7 +16,7 @@ import torch
 from tokenizers import normalizers
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.vocabularies import ByteLevel, SentencePiece, Special
+from tests.support.vocabularies import ByteLevel, SentencePiece, Special
 
 SEED = 20240229
 MATRIX_DEVIATION = 0.035

@@ -1,7 +1,7 @@
 """The README's support table, made from what tests/contract/test_architectures.py found.
 
-`python -m tests.support_table` puts it between the README's markers; with --check it only looks whether it is there;
-with --measure it runs the tests first and writes docs/support.json anew.
+`python -m tests.support.support_table` puts it between the README's markers; with --check it only looks whether it is
+there; with --measure it runs the tests first and writes docs/support.json anew.
 """
 
 import argparse
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.records import Record
-from tests.families import FAMILIES
+from tests.support.families import FAMILIES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "docs" / "support.json"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- support -->", "<!-- /support -->"
@@ -141,7 +141,7 @@ def main() -> int:
     wanted = insert(text, render(load()))
     if arguments.check:
         if text != wanted:
-            print("README.md: the support table is out of date; run `python -m tests.support_table`")
+            print("README.md: the support table is out of date; run `python -m tests.support.support_table`")
         return int(text != wanted)
     README.write_text(wanted, encoding="utf-8")
     return 0
@@ -149,6 +149,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     # The tests import this module under its name, and MEASURING must be the same object for them.
-    from tests import support_table
+    from tests.support import support_table
 
     raise SystemExit(support_table.main())

@@ -11,7 +11,7 @@ from pipeline.errors import RequirementError
 from pipeline.records import FILE, Artifact
 from pipeline.toolchains import llama_cpp
 
-CHECKPOINT = Path(__file__).parents[1] / "models" / "demo"
+CHECKPOINT = Path(__file__).parents[2] / "models" / "demo"
 END_IDS = (2,)
 """The ends of sequence of its generation_config.json."""
 

@@ -27,7 +27,7 @@ EOS = 2
 LAST = 50
 """After this one comes end-of-sequence."""
 NORMALIZER = math.log(sum(math.exp(-rank / 10) for rank in range(VOCABULARY)))
-FLAGS = tomllib.loads((Path(__file__).parents[1] / "containers/engines/vllm/flags.toml").read_text(encoding="utf-8"))
+FLAGS = tomllib.loads((Path(__file__).parents[2] / "containers/engines/vllm/flags.toml").read_text(encoding="utf-8"))
 VALUELESS = ("--no-enable-prefix-caching", "--disable-log-stats", "--disable-uvicorn-access-log")
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.checkpoints import numbers, safetensors
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.support.checkpoints import numbers, safetensors
 
 FAULT = os.environ.get("STANDIN_FAULT", "")
 SEEN = os.environ.get("STANDIN_SEEN")

@@ -1,7 +1,7 @@
 """A finished run of a few artifacts without any model: records, and the figures of each token behind them.
 
-`python -m tests.runs` writes one into the folder it is started in, as `run.yaml` there asks: a flow for tests of
-what acts on finished runs.
+`python -m tests.support.runs` writes one into the folder it is started in, as `run.yaml` there asks: a flow for tests
+of what acts on finished runs.
 """
 
 import hashlib

@@ -17,7 +17,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIELDS = tomllib.loads((ROOT / "containers/engines/tensorrt_llm/flags.toml").read_text(encoding="utf-8"))["request"]
 FLAGS = tomllib.loads((ROOT / "pipeline/backends/tensorrt_llm/flags.toml").read_text(encoding="utf-8"))["trtllm-serve"]
 EOS = 2

@@ -2,6 +2,8 @@
 
 import argparse
 import errno
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -20,14 +22,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(ours, argparse.Namespace(gateway_flags=rest, supervised=arguments is None))
     try:
         options.run(options)
+        sys.stdout.flush()
     except AssayError as error:
         print(f"assay: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has enough of it, as `head` has; what is left would be tried again at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno == errno.ENOSPC:
+            where = error.filename or "while writing"
+            print(f"assay: the disk is full ({where}); nothing was left half-written", file=sys.stderr)
+        elif error.filename is not None:
+            print(f"assay: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
+        else:
             raise
-        where = error.filename or "while writing"
-        print(f"assay: the disk is full ({where}); nothing was left half-written", file=sys.stderr)
         return StorageError.exit_code
     except ModuleNotFoundError as error:
         if (advice := interpreter.advice(error.name)) is None:

@@ -78,8 +78,8 @@ TOOLS: Mapping[str, str] = {
 
 PLAIN = frozenset({
     "dvc", "dvc_data", "grimp", "httpx2", "huggingface_hub", "llama_cpp", "modelopt", "packaging", "prometheus_client",
-    "pydantic", "pydantic_settings", "pynvml", "rich", "ruamel", "shtab", "tensorrt_llm", "threadpoolctl", "tqdm",
-    "yaml",
+    "pydantic", "pydantic_settings", "pynvml", "rich", "ruamel", "scmrepo", "shtab", "tensorrt_llm", "threadpoolctl",
+    "tqdm", "yaml",
 })  # fmt: skip
 """Packages that cannot, or whose version stands in a file: llama.cpp's in its pin, TensorRT-LLM's in requirements."""
 

@@ -1,6 +1,8 @@
 """Outputs that are there whole or not at all: filled aside, then renamed."""
 
+import errno
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +49,13 @@ def aside(target: Path, partial: Path) -> Iterator[None]:
 
 def replace(path: Path, text: str) -> None:
     """Put a new file in the place of an old one, which may be a link into DVC's cache."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

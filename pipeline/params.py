@@ -271,6 +271,8 @@ def _explain(problem: Mapping[str, Any]) -> str:
     if not problem["loc"]:  # of the whole file, which is not worth printing
         return str(problem["msg"])
     where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{where}: is missing"
     if problem["type"] != "extra_forbidden":
         return f"{where}: {problem['msg']} (found {problem['input']!r})"
     near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_known_keys()), n=1)

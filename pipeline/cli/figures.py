@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from pipeline.cli.command import Commands, command
+from pipeline.cli.command import FILE, FOLDER, Commands, command, completed
 from pipeline.errors import ParamsError
 
 
@@ -11,33 +11,35 @@ def add(commands: Commands) -> None:
     """Add plan, ranking, compare and overview."""
     about = "size every artifact before it is built, from config.json and the weights' headers alone"
     parser = command(commands, "plan", about, _plan)
-    parser.add_argument("checkpoint", nargs="?", help="hf://org/name, a folder or config.json; default: params.yaml's")
+    about = "hf://org/name, a folder or config.json; default: params.yaml's"
+    completed(parser.add_argument("checkpoint", nargs="?", help=about), FILE)
     parser.add_argument("--hardware", default="detect", metavar="NAME", help="in pipeline/hardware.toml, or detect")
     parser.add_argument("--context", type=int, metavar="N", help="tokens of one stream; default: 4096, or the model's")
     parser.add_argument("--concurrency", type=int, metavar="N", help="streams; default: serving.concurrency's largest")
     parser.add_argument("--matrix", action="store_true", help="name the smallest hardware for 1B to 1T models instead")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    about = "default: params.yaml here, else the one that `assay init` writes"
+    completed(parser.add_argument("--params", type=Path, metavar="FILE", help=about), FILE)
     parser.add_argument("--json", action="store_true", help="print JSON")
     command(commands, "ranking", "print the ranking of the last run", _ranking)
     about = "tell what changed between two runs: git revisions, DVC experiments or folders with their records"
     parser = command(commands, "compare", about, _compare)
     parser.add_argument("before", nargs="?", default="HEAD", metavar="REV", help="default: HEAD")
     parser.add_argument("after", nargs="?", default=".", metavar="REV", help="default: the workspace")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page as well")
+    completed(parser.add_argument("--html", type=Path, metavar="FILE", help="write a page as well"), FILE)
     parser.add_argument("--all", action="store_true", help="every metric, not the ranking's and selection's alone")
     about = "exit with 13 when something got worse, or also when the figures cannot tell"
     parser.add_argument("--fail-on", choices=("worse", "unclear"), help=about)
     about = "tell of many projects on one page: winners, what they cost, what changed since their last release"
     parser = command(commands, "overview", about, _overview)
-    parser.add_argument(
-        "places", nargs="+", metavar="FOLDER[@REV]", help="a project, in its workspace or at a revision"
-    )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, whose table can be sorted, as well")
+    about = "a project, in its workspace or at a revision"
+    completed(parser.add_argument("places", nargs="+", metavar="FOLDER[@REV]", help=about), FOLDER)
+    about = "write a page, whose table can be sorted, as well"
+    completed(parser.add_argument("--html", type=Path, metavar="FILE", help=about), FILE)
 
 
 def _plan(options: argparse.Namespace) -> None:
     """Run plan."""
-    from pipeline.commands import plan, plan_table
+    from pipeline.commands import plan, plan_table, project
 
     for name in ("context", "concurrency"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -51,7 +53,7 @@ def _plan(options: argparse.Namespace) -> None:
         on=options.hardware,
         context_tokens=options.context,
         concurrency=options.concurrency,
-        path=options.params,
+        path=project.params_path(options.params, options.checkpoint),
     )
     print(found.model_dump_json(indent=2)) if options.json else plan_table.print_plan(found)
 
@@ -83,3 +85,4 @@ def _overview(options: argparse.Namespace) -> None:
     print(overview.text(found), end="")
     if options.html is not None:
         overview.write_page(found, options.html)
+    overview.require(found)

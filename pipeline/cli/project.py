@@ -3,15 +3,16 @@
 import argparse
 from pathlib import Path
 
-from pipeline.cli.command import Commands, command
+from pipeline.cli.command import FOLDER, Commands, command, completed
 
 
 def add(commands: Commands) -> None:
     """Add init, upgrade, profile, params and why."""
     about = "make a project: a folder with params.yaml and dvc.yaml for one checkpoint, in a Git and DVC repository"
     parser = command(commands, "init", about, _init)
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--checkpoint", required=True, metavar="SOURCE", help="hf://org/name, or a folder")
+    completed(parser.add_argument("folder", type=Path, metavar="FOLDER"), FOLDER)
+    about = "hf://org/name, or a folder"
+    completed(parser.add_argument("--checkpoint", required=True, metavar="SOURCE", help=about), FOLDER)
     parser.add_argument("--revision", help="branch, tag or commit of an hf:// checkpoint")
     about = "bring this folder's dvc.yaml, pins and CI files to the installed version, and say what will run again"
     command(commands, "upgrade", about, _upgrade)
@@ -45,7 +46,8 @@ def _profile(options: argparse.Namespace) -> None:
     """Run profile."""
     from pipeline.commands.profile import profile
 
-    print(*(f"params.yaml: {key}" for key in profile(options.name)), sep="\n")
+    changed = profile(options.name)
+    print(*(f"params.yaml: {key}" for key in changed), sep="\n") if changed else print("params.yaml has all of it")
 
 
 def _params(_: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ def add(commands: Commands, program: argparse.ArgumentParser) -> None:
     command(jobs, "pin", about, _pin)
     about = "write the requirements of engines' images again, with the versions of constraints.txt and wheels' hashes"
     command(jobs, "lock", about, _lock)
-    about = "print a script by which a shell completes commands and flags; bash reads it with `eval`"
+    about = 'print a script that completes commands, flags and files: `eval "$(assay completion bash)"`'
     parser = command(commands, "completion", about, _completion)
     parser.add_argument("shell", choices=("bash", "zsh"))
     parser.set_defaults(program=program)

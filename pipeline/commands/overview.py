@@ -11,7 +11,7 @@ from pipeline import digests, metrics, outputs, paths
 from pipeline.comparison import compare, sides
 from pipeline.comparison.compare import Comparison
 from pipeline.comparison.sides import Side
-from pipeline.errors import AssayError
+from pipeline.errors import AssayError, ParamsError, StorageError
 from pipeline.records import FILE, Checkpoint, Image, Machine, Record, Release, Standing, Verification
 from pipeline.report import blocks, disturbance, markdown, page, table
 from pipeline.report.blocks import Cell, Items, Section, Table
@@ -64,7 +64,7 @@ class Overview:
 def overview(places: Sequence[str]) -> Overview:
     """Read projects, each FOLDER or FOLDER@REVISION; what cannot be read is told and keeps none of the others out."""
     projects, unread = [], {}
-    for place in places:
+    for place in dict.fromkeys(one.rstrip("/") or one for one in places):
         try:
             projects.append(_project(place))
         except (AssayError, OSError) as error:
@@ -73,18 +73,20 @@ def overview(places: Sequence[str]) -> Overview:
 
 
 def _project(place: str) -> Project:
-    side = sides.side(place)
-    folder = place if Path(place).is_dir() else place.rpartition("@")[0]
+    folder, _, revision = (place, "", "") if Path(place).is_dir() else place.rpartition("@")
+    if not folder or not Path(folder).is_dir():
+        raise ParamsError("is no folder; name a project, as FOLDER or FOLDER@REVISION")
+    side = sides.revision(Path(folder), revision) if revision else sides.workspace(Path(folder))
     released = _record(side, Release, paths.RELEASE)
     winner = side.selection.winner
     return Project(
-        name=place if place != folder else Path(folder).resolve().name,
+        name=Path(place).resolve().name if place in (".", "..") else place,
         side=side,
         checkpoint=_record(side, Checkpoint, paths.CHECKPOINT / FILE),
         verification=_record(side, Verification, paths.VERIFICATION),
         image=_record(side, Image, paths.IMAGE / FILE),
         released=released,
-        since=None if released is None or winner is None else _since(side, folder, released.tag),
+        since=None if released is None or winner is None else _since(side, Path(folder), released.tag),
         unmeasured=tuple(_unmeasured(side)),
         busy=disturbance.warning(side.selection),
     )
@@ -98,11 +100,11 @@ def _record(side: Side, kind: type[R], path: Path) -> R | None:
         return None
 
 
-def _since(side: Side, folder: str, tag: str) -> Comparison | None:
+def _since(side: Side, folder: Path, tag: str) -> Comparison | None:
     """Compare with what was released, where Git has a tag v1.2.3 or 1.2.3 for it."""
     for revision in (f"v{tag}", tag):
         try:
-            return compare.compare(sides.side(f"{folder}@{revision}"), side)
+            return compare.compare(sides.revision(folder, revision), side)
         except AssayError:
             continue
     return None
@@ -119,6 +121,12 @@ def _unmeasured(side: Side) -> list[str]:
     named = wanted.get("artifacts") if isinstance(wanted, dict) else None
     new = [name for name in named if name not in ranked] if isinstance(named, dict) else []
     return told + [f"`{name}`: is in params.yaml, and was not part of the last run" for name in new]
+
+
+def require(found: Overview) -> None:
+    """Raise StorageError where nothing at all could be read."""
+    if not found.projects:
+        raise StorageError("none of these projects could be read; the reasons stand above")
 
 
 def text(found: Overview) -> str:

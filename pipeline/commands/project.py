@@ -6,14 +6,16 @@ repository is such a folder, and its files are the ones that others get.
 
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
 from pipeline import interpreter, outputs, params, processes
 from pipeline.commands import params_file
-from pipeline.errors import BuildError, ParamsError, RequirementError
+from pipeline.errors import ParamsError, RequirementError, StorageError
 
 DISTRIBUTION = "assay-pipeline"
 DVC_YAML, REQUIREMENTS, CONSTRAINTS, IGNORED = "dvc.yaml", "requirements.txt", "constraints.txt", ".gitignore"
@@ -27,6 +29,8 @@ CI = (
 )
 """What a host of Git repositories runs; it looks for these at the repository's root alone."""
 
+HUB = re.compile(r"hf://\w[\w.-]*/\w[\w.-]*/?")
+
 WRITTEN = "# What the pipeline writes"
 """What follows this in Assay's own .gitignore is ignored in every project."""
 
@@ -34,54 +38,83 @@ WRITTEN = "# What the pipeline writes"
 def init(folder: Path, checkpoint: str, revision: str | None) -> list[str]:
     """Make a project for a checkpoint; return what to type next.
 
-    `checkpoint` is `hf://org/name` or a folder. Nothing is fetched, built or measured. Raises ParamsError where the
-    folder has a project already, or the checkpoint is none of these; RequirementError without Git.
+    `checkpoint` is `hf://org/name` or a folder. Nothing is fetched, built or measured. An interrupted one is finished
+    by the next: dvc.yaml is written last. Raises ParamsError where the folder has a project already, or files of these
+    names that are somebody else's, or where the checkpoint is none of these; RequirementError without Git.
     """
-    source = _source(folder, checkpoint)
-    files = {
-        str(params.PATH): _params(folder, source, revision),
-        **_versioned(),
-        IGNORED: f"/.venv/\n/.assay/\n\n{WRITTEN}{_shared(IGNORED).partition(WRITTEN)[2]}",
-        README: _readme(folder, source),
-    }
-    there = [name for name in (*files, ".dvc") if (folder / name).exists() and name not in (IGNORED, README)]
-    if there:
-        raise ParamsError(f"{folder}: has {', '.join(there)} already; `assay upgrade` brings a project to this version")
+    if not str(folder).strip():
+        raise ParamsError("the project's folder has no name")
+    folder = folder.expanduser()
+    source = _source(folder, checkpoint, revision)
+    if (folder / DVC_YAML).exists():
+        raise ParamsError(f"{folder} is a project already; `assay upgrade`, in it, brings it to this version")
+    flow, *others = (_versioned() | {str(params.PATH): _params(folder, source, revision)}).items()
+    files = dict(others)
+    if taken := [name for name, text in files.items() if (folder / name).exists() and _read(folder / name) != text]:
+        raise ParamsError(f"{folder}: has a {taken[0]} that is not Assay's; move it away, or name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     root = _repository(folder)
-    if root == folder.resolve():
+    at_root = root == folder.resolve()
+    if at_root and not any((folder / name).exists() for name in CI):
         files |= {name: _shared(name) for name in CI}
+    files |= {README: _readme(folder, source)} if not (folder / README).exists() else {}
     for name, text in files.items():
-        if not (folder / name).exists():
-            _write(folder, name, text)
-    command = [sys.executable, "-m", "dvc", "init", "--quiet", *([] if root == folder.resolve() else ["--subdir"])]
+        _write(folder, name, text)
+    _ignore(folder, source)
+    _dvc(folder, at_root=at_root)
+    _write(folder, *flow)
+    return [f"cd {shlex.quote(str(folder))}", "git add . && git commit -m 'A project'", "assay plan", "dvc repro"]
+
+
+def _dvc(folder: Path, *, at_root: bool) -> None:
+    """Make it a DVC repository, set up as Assay's own, unless it is one."""
+    if (folder / DVC_CONFIG).exists():
+        return
+    ours = not (folder / ".dvcignore").exists()
+    command = [sys.executable, "-m", "dvc", "init", "--quiet", *([] if at_root else ["--subdir"])]
     processes.run(command, what="dvc init", cwd=folder)
     outputs.replace(folder / DVC_CONFIG, _shared(DVC_CONFIG))
-    outputs.replace(folder / ".dvcignore", _shared(".dvcignore"))
-    return [f"cd {folder}", "assay plan", "dvc repro"]
+    if ours:
+        outputs.replace(folder / ".dvcignore", _shared(".dvcignore"))
+    _git(folder, "add", "--", DVC_CONFIG, ".dvcignore")  # as DVC adds them itself, empty
+
+
+def _ignore(folder: Path, source: str) -> None:
+    """Have Git ignore what the pipeline writes, and the weights where they lie here, beside what it ignores already."""
+    path = folder / IGNORED
+    kept = _read(path) if path.exists() else "/.venv/\n/.assay/\n"
+    if WRITTEN in kept:
+        return
+    weights = "" if Path(source).is_absolute() or "://" in source else f"/{source}/\n"
+    outputs.replace(path, f"{kept.rstrip()}\n{weights}\n{WRITTEN}{_shared(IGNORED).partition(WRITTEN)[2]}")
 
 
 def upgrade() -> list[str]:
-    """Bring this folder's dvc.yaml, pins and CI files to the installed version; return the files that changed.
+    """Bring this folder's dvc.yaml and pins to the installed version; return the files that changed.
 
     params.yaml stays as it is, and is checked first. What Git could not give back is not overwritten: ParamsError.
     """
     params.load()
-    if not Path(DVC_YAML).exists():
-        raise ParamsError(f"{Path.cwd()}: has no {DVC_YAML}; `assay init` makes a project")
-    wanted = _versioned() | {name: _shared(name) for name in CI if Path(name).exists()}
+    wanted = _versioned()
     if Path(REQUIREMENTS).exists():
         wanted[REQUIREMENTS] = PINNED.sub(rf"\g<1>{version(DISTRIBUTION)}", _read(Path(REQUIREMENTS)))
     changed = [name for name, text in wanted.items() if not Path(name).exists() or _read(Path(name)) != text]
-    if shutil.which("git") is None:
-        raise RequirementError("there is no git, which keeps what is replaced; `apt-get install git` brings it")
-    status = processes.run(["git", "status", "--porcelain", "--", *changed], what="git status") if changed else ""
-    if status.strip():
-        listed = ", ".join(line[3:] for line in status.splitlines())
+    there = [name for name in changed if Path(name).exists()]
+    lost = [name for name in there if _git(Path(), "diff", "--quiet", "HEAD", "--", name).returncode != 0]
+    lost += [name for name in there if _git(Path(), "ls-files", "--error-unmatch", "--", name).returncode != 0]
+    if lost:
+        listed = ", ".join(dict.fromkeys(lost))
         raise ParamsError(f"{listed}: has changes that are not committed and would be lost; commit or undo them first")
     for name in changed:
         _write(Path(), name, wanted[name])
     return changed
+
+
+def params_path(asked: Path | None, checkpoint: str | None) -> Path:
+    """Return the params.yaml that a plan is of: the one asked for, or here; for a named checkpoint else Assay's own."""
+    if asked is not None or params.PATH.exists() or checkpoint is None:
+        return asked or params.PATH
+    return shared() / params.PATH
 
 
 def shared() -> Path:
@@ -109,15 +142,19 @@ def _write(folder: Path, name: str, text: str) -> None:
         (folder / name).chmod(0o755)
 
 
-def _source(folder: Path, checkpoint: str) -> str:
+def _source(folder: Path, checkpoint: str, revision: str | None) -> str:
     """Check a checkpoint's place, and say how params.yaml names it: within the project by a relative path."""
     if checkpoint.startswith("hf://"):
-        if not re.fullmatch(r"hf://[\w.-]+/[\w.-]+", checkpoint):
+        if not HUB.fullmatch(checkpoint):
             raise ParamsError(f"--checkpoint: {checkpoint} is not of the form hf://org/name")
-        return checkpoint
+        return checkpoint.rstrip("/")
     place = Path(checkpoint).expanduser().resolve()
-    if not (place / "config.json").exists():
-        raise ParamsError(f"--checkpoint: {checkpoint} is no folder with a config.json; give one, or hf://org/name")
+    if not (place / "config.json").is_file():
+        name = checkpoint.removeprefix("https://huggingface.co/").rstrip("/")
+        hint = f"; for the Hub, say hf://{name}" if HUB.fullmatch(f"hf://{name}") else "; give one, or hf://org/name"
+        raise ParamsError(f"--checkpoint: {checkpoint} is no folder with a config.json{hint}")
+    if revision is not None:
+        raise ParamsError(f"--revision: a folder has none; it is for hf:// checkpoints (found {revision})")
     inside = place.is_relative_to(folder.resolve())
     return os.path.relpath(place, folder.resolve()) if inside else str(place)
 
@@ -139,14 +176,29 @@ def _name(folder: Path) -> str:
 
 def _repository(folder: Path) -> Path:
     """Return the root of the Git repository that a folder lies in, which is made where there is none."""
-    if shutil.which("git") is None:
-        raise RequirementError("a project is a Git repository, and there is no git; `apt-get install git` brings it")
-    asked = ["git", "-C", str(folder), "rev-parse", "--show-toplevel"]
+    asked = _git(folder, "rev-parse", "--show-toplevel")
+    if asked.returncode == 0:
+        return Path(asked.stdout.rstrip("\n"))
+    if "not a git repository" not in asked.stderr:
+        raise RequirementError(f"{folder}: git says: {asked.stderr.strip()}")
+    made = _git(folder, "init", "--quiet")
+    if made.returncode != 0:
+        raise StorageError(f"{folder}: git cannot make a repository there: {made.stderr.strip()}")
+    return folder.resolve()
+
+
+def _git(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Ask git, in English; RequirementError where there is none."""
+    env = {**os.environ, "LC_ALL": "C"}
     try:
-        return Path(processes.run(asked, what="git rev-parse").strip())
-    except BuildError:
-        processes.run(["git", "init", "--quiet", str(folder)], what="git init")
-        return folder.resolve()
+        return subprocess.run(
+            ["git", *words], cwd=folder, env=env, capture_output=True, text=True, errors="replace", check=False
+        )
+    except FileNotFoundError as error:
+        if shutil.which("git") is not None:
+            raise
+        told = "a project is a Git repository, and there is no git; `apt-get install git` brings it"
+        raise RequirementError(told) from error
 
 
 def _readme(folder: Path, source: str) -> str:

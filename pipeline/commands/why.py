@@ -9,6 +9,8 @@ from pipeline import fingerprints, params, paths
 from pipeline.errors import ParamsError
 from pipeline.records import Code
 
+NEW = "it has not run yet"
+
 
 def why(target: str | None) -> dict[str, list[str]]:
     """Return the reasons of each stage that `dvc repro TARGET` would run by itself, in the order of the flow.
@@ -33,14 +35,18 @@ def why(target: str | None) -> dict[str, list[str]]:
 def text(target: str | None) -> list[str]:
     """Return the reasons as lines to be printed, those of a stage indented below its name."""
     found = why(target)
-    lines = [line for stage, reasons in found.items() for line in (f"{stage}:", *(f"  {one}" for one in reasons))]
+    new = [stage for stage, reasons in found.items() if reasons == [NEW]]
+    found = {stage: reasons for stage, reasons in found.items() if reasons != [NEW]}
+    lines = [f"not run yet: {', '.join(new)}"] if new else []
+    lines += [line for stage, reasons in found.items() for line in (f"{stage}:", *(f"  {one}" for one in reasons))]
     return lines or ["nothing will run: inputs, code, tools and settings are those of the last run"]
 
 
 def _reasons(stage: Any, repo: Any, now: Mapping[str, Code], changes: list[Any]) -> Iterator[str]:
     """Tell what is not as it was in a stage's last run."""
-    if stage.deps and not all(dependency.hash_info for dependency in stage.deps):
-        yield "it has not run yet, or dvc.yaml gave it other inputs then"
+    known = [bool(dependency.hash_info) for dependency in stage.deps]
+    if known and not all(known):
+        yield "dvc.yaml gave it other inputs in its last run" if any(known) else NEW
         return
     yield from _code(stage, repo, now)
     yield from _others(changes)

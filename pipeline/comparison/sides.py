@@ -69,10 +69,25 @@ class Side:
 def side(where: str) -> Side:
     """Open a folder that holds a selection.json (`.` is the workspace), else a git revision or a DVC experiment.
 
-    `FOLDER@REVISION` is one of another project. ParamsError where it is none of these; StorageError where the run left
-    no selection.json there, or where the records are another version's.
+    ParamsError where it is none of these; StorageError where the run left no selection.json there, or where the
+    records are another version's.
     """
-    title, read = _opened(where)
+    title, read = _folder(Path(where)) if (Path(where) / paths.SELECTION).is_file() else _revision(where, Path())
+    return _side(title, read)
+
+
+def workspace(project: Path) -> Side:
+    """Open the run in a project's folder, whatever else its name could stand for."""
+    return _side(*_folder(project))
+
+
+def revision(project: Path, name: str) -> Side:
+    """Open the run of a project at a git revision or a DVC experiment."""
+    title, read = _revision(name, project)
+    return _side(f"{project}, {title}", read)
+
+
+def _side(title: str, read: Read) -> Side:
     try:
         content = read(paths.SELECTION)
     except FileNotFoundError as error:
@@ -81,16 +96,6 @@ def side(where: str) -> Side:
             f"there, and commit {paths.SELECTION}, {paths.METRICS} and {paths.REPORT} with dvc.lock"
         ) from error
     return Side(title=title, selection=parse(Selection, content, paths.SELECTION, title), read=read)
-
-
-def _opened(where: str) -> tuple[str, Read]:
-    if (Path(where) / paths.SELECTION).is_file():
-        return _folder(Path(where))
-    folder, at, revision = where.rpartition("@")
-    if at and folder and Path(folder).is_dir():
-        title, read = _revision(revision, Path(folder))
-        return f"{folder}, {title}", read
-    return _revision(where)
 
 
 def parse(kind: type[R], content: bytes, path: Path, title: str) -> R:
@@ -113,17 +118,19 @@ def _folder(folder: Path) -> tuple[str, Read]:
     return title, lambda path: (folder / path).read_bytes()
 
 
-def _revision(revision: str, project: Path | None = None) -> tuple[str, Read]:
+def _revision(revision: str, project: Path) -> tuple[str, Read]:
     if revision == WORKSPACE:
         return "the workspace", lambda path: path.read_bytes()
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError
+    from scmrepo.exceptions import SCMError
 
-    files = DVCFileSystem(url=None if project is None else str(project), rev=revision)
     try:
+        files = DVCFileSystem(url=None if project == Path() else str(project), rev=revision)
+        place = project.resolve().relative_to(Path(files.repo.scm.root_dir).resolve())
         commit = str(files.repo.get_rev())[:7]
-    except DvcException as error:
+    except (DvcException, SCMError) as error:
         raise ParamsError(
             f"{revision}: {error}; it is no git revision, no DVC experiment, and no folder with a {paths.SELECTION}"
         ) from error
@@ -131,7 +138,8 @@ def _revision(revision: str, project: Path | None = None) -> tuple[str, Read]:
 
     def read(path: Path) -> bytes:
         try:
-            with files.open(path.as_posix(), "rb") as stream:
+            # Of a revision DVC reads from the root of the Git repository, whichever project of it was named.
+            with files.open((place / path).as_posix(), "rb") as stream:
                 return bytes(stream.read())
         except DataIndexDirError as error:  # the list of a folder's files is nowhere
             raise FileNotFoundError(path) from error

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import StorageError
 from pipeline.records import Release
+from tests.support import runs
 from tests.support.browser import browser, executable
 from tests.support.repositories import Repository
 
@@ -74,8 +76,23 @@ def test_what_cannot_be_read_is_told_and_keeps_out_none_of_the_others(projects: 
     text = overview(projects, "first", "empty", "nowhere", "first@nothing")
     assert text.startswith("# 1 project\n")
     told = text.partition("Not read")[2]
-    for place in ("empty", "nowhere", "first@nothing"):
-        assert f"**{place}**: " in told
+    assert "**empty**: empty holds no selection.json: nothing was finished there" in told
+    assert "**nowhere**: is no folder; name a project" in told
+    assert "**first@nothing**: " in told
+    nothing = Repository(projects).run("assay", "overview", "empty", check=False)
+    assert nothing.returncode == StorageError.exit_code
+
+
+def test_a_project_within_a_repository_is_read_at_a_revision_as_itself(tmp_path: Path) -> None:
+    root = Repository.create(tmp_path / "root", {"q4": {"loss": 0.005}})
+    runs.write(root.folder / "inner", {"q8": runs.Made(loss=0.001)})
+    Repository(root.folder / "inner").run("dvc", "init", "-q", "--subdir")
+    root.run("git", "add", "-f", "inner/selection.json")
+    root.commit("a project within")
+    text = overview(root.folder, "inner", "inner@HEAD", ".@HEAD")
+    assert [row(text, name)["winner"] for name in ("inner", "inner@HEAD", ".@HEAD")] == ["q8", "q8", "q4"]
+    told = Repository(root.folder / "inner").run("assay", "compare").stdout
+    assert "The winner is still q8." in told
 
 
 def test_the_page_can_be_sorted(projects: Path, tmp_path: Path) -> None:
@@ -96,4 +113,4 @@ def test_the_page_can_be_sorted(projects: Path, tmp_path: Path) -> None:
 
 def test_a_project_may_be_elsewhere_and_moved(projects: Path, tmp_path: Path) -> None:
     shutil.copytree(projects / "second", tmp_path / "moved", symlinks=True)
-    assert row(overview(tmp_path, str(tmp_path / "moved")), "moved")["winner"] == "tiny"
+    assert row(overview(tmp_path, f"{tmp_path}/moved/"), f"{tmp_path}/moved")["winner"] == "tiny"

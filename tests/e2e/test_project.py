@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline import processes
 from pipeline.commands import project
 from pipeline.errors import ParamsError
 from pipeline.records import Selection
@@ -111,7 +112,7 @@ def test_an_upgrade_replaces_what_is_assays_and_says_what_will_run(installed: In
     assert packages.read_text() == f"assay-pipeline[all]=={now.partition('==')[2].strip()}\nours>=1\n"
     installed.run(made, "git", "commit", "-qam", "upgraded")
     flow = made / "dvc.yaml"
-    flow.write_text(flow.read_text().replace("      - inputs/code/quality-${item.backend}.json\n", ""))
+    flow.write_text(flow.read_text().replace("        - inputs/code/quality-${item.backend}.json\n", ""))
     refused = installed.run(made, "assay", "upgrade", check=False)
     assert refused.returncode == ParamsError.exit_code
     assert "dvc.yaml: has changes that are not committed" in refused.stderr
@@ -138,7 +139,10 @@ def test_a_project_within_a_repository_leaves_its_ci_alone(tmp_path: Path) -> No
     ("checkpoint", "message"),
     [
         ("hf://name", "not of the form hf://org/name"),
-        ("nowhere", "no folder with a config.json"),
+        ("hf://../..", "not of the form hf://org/name"),
+        ("org/name", "is no folder with a config.json; for the Hub, say hf://org/name"),
+        ("https://huggingface.co/org/name/", "for the Hub, say hf://org/name"),
+        ("no where", "no folder with a config.json; give one"),
     ],
 )
 def test_what_is_no_checkpoint_makes_no_project(tmp_path: Path, checkpoint: str, message: str) -> None:
@@ -151,6 +155,48 @@ def test_a_project_is_not_overwritten(tmp_path: Path) -> None:
     project.init(tmp_path, "hf://org/name", None)
     params = tmp_path / "params.yaml"
     params.write_text("changed\n")
-    with pytest.raises(ParamsError, match=r"has params\.yaml, .* already; `assay upgrade`"):
+    with pytest.raises(ParamsError, match="is a project already; `assay upgrade`"):
         project.init(tmp_path, "hf://org/other", None)
     assert params.read_text() == "changed\n"
+
+
+def test_what_is_somebody_elses_stays(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    ours = {".gitignore": "/secret\n", ".dvcignore": "data\n", "ci/setup.sh": "#!/bin/sh\n", "README.md": "# Ours\n"}
+    for name, text in ours.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    project.init(tmp_path, "hf://org/name", None)
+    for name in (".dvcignore", "ci/setup.sh", "README.md"):
+        assert (tmp_path / name).read_text() == ours[name]
+    assert not (tmp_path / "ci/compare.sh").exists(), "all of them or none"
+    ignored = (tmp_path / ".gitignore").read_text()
+    assert ignored.startswith("/secret\n")
+    assert "/artifacts/" in ignored
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/requirements.txt").write_text("flask\n")
+    with pytest.raises(ParamsError, match=r"has a requirements\.txt that is not Assay's"):
+        project.init(tmp_path / "other", "hf://org/name", None)
+
+
+def test_an_interrupted_init_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*words: object, **more: object) -> str:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(processes, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            project.init(tmp_path / "project", "hf://org/name", None)
+    assert not (tmp_path / "project/dvc.yaml").exists()
+    project.init(tmp_path / "project", "hf://org/name", None)
+    assert (tmp_path / "project/dvc.yaml").exists()
+    config = subprocess.run(["git", "show", ":.dvc/config"], cwd=tmp_path / "project", capture_output=True, check=True)
+    assert config.stdout == (ROOT / ".dvc/config").read_bytes(), "what Git has of it is not empty"
+
+
+def test_weights_within_a_project_are_not_committed(tmp_path: Path) -> None:
+    (tmp_path / "project/model").mkdir(parents=True)
+    (tmp_path / "project/model/config.json").write_text("{}")
+    project.init(tmp_path / "project", str(tmp_path / "project/model"), None)
+    assert yaml.safe_load((tmp_path / "project/params.yaml").read_text())["checkpoint"]["source"] == "model"
+    assert "/model/\n" in (tmp_path / "project/.gitignore").read_text()

@@ -2,11 +2,14 @@
 
 import re
 import shutil
+import signal
 import subprocess
+import sys
 
 import pytest
 
 from pipeline.__main__ import main
+from pipeline.errors import StorageError
 from tests.support.documents import ALL
 
 
@@ -47,3 +50,26 @@ def test_the_documents_name_no_command_that_is_not_there(capsys: pytest.CaptureF
     lines = [line for block in ALL if block.language == "sh" for line in block.commands]
     named = {noun for line in lines for noun in re.findall(r"\bassay ([a-z]+)\b", line)}
     assert {"init", "release", "why"} <= named <= offered
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("init", "/proc/project", "--checkpoint", "hf://org/name"),
+        ("init", "/dev/null/project", "--checkpoint", "hf://org/name"),
+        ("init", 300 * "a", "--checkpoint", "hf://org/name"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    assert main(arguments) == StorageError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"assay: {arguments[1]}")
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    script = f"set -o pipefail; {sys.executable} -m pipeline completion bash | head -c 1"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.returncode in (0, 128 + signal.SIGPIPE)

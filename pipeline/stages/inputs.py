@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline import digests, fingerprints, machine, paths, progress
 from pipeline.checkpoints import layout
-from pipeline.errors import ParamsError
+from pipeline.errors import CheckpointError
 from pipeline.images import state
 from pipeline.params import Params, TextParams
 from pipeline.records import File, Gpu, Hardware, Source, Sources
@@ -58,7 +58,7 @@ def _checkpoint(source: str) -> Source:
         return Source(source=source, digest=None)
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        raise ParamsError(f"checkpoint.source: {source} is no folder; give a folder, or hf://org/name for the Hub")
+        raise CheckpointError(f"checkpoint.source: {source} is no folder; give a folder, or hf://org/name for the Hub")
     names = {path.name for path in folder.iterdir() if path.is_file()}
     # Only what the checkpoint stage would take: a model card or a second copy as pickle changes nothing.
     wanted = {layout.CONFIG, *layout.side_files(names)} & names

@@ -124,7 +124,7 @@ def test_ours_answers_as_lm_evals_own_hf_model(tasks: Path, tmp_path: Path) -> N
 def test_a_run_gives_metrics_and_every_documents_outcome(tasks: Path, tmp_path: Path) -> None:
     folder = SHARED / "TinyStories-656K"
     model, tokenizer = load(folder), hf_tokenizer.load(folder)
-    options: dict[str, Any] = {"context_tokens": 512, "cache": tmp_path, "limit": 5, "tasks": tasks}
+    options: dict[str, Any] = {"context_tokens": 512, "cache": tmp_path, "limit": 5, "tasks": [tasks]}
     found = harness.run(CausalLMRunner(model), tokenizer, list(TASKS), **options).answers
     assert {name: len(answers.outcomes) for name, answers in found.items()} == dict.fromkeys(TASKS, 5)
     for name in ("easy", "book", "lambada"):
@@ -143,7 +143,7 @@ def test_a_run_gives_metrics_and_every_documents_outcome(tasks: Path, tmp_path: 
     broken["dataset_kwargs"]["data_files"]["test"] = "absent.jsonl"
     (tmp_path / "broken.yaml").write_text(yaml.safe_dump(broken | {"task": "broken"}))
     with pytest.raises(ValueError, match=r"lm-eval cannot load the task broken \(FileNotFoundError: .*absent.jsonl"):
-        harness.run(CausalLMRunner(model), tokenizer, ["broken"], **options | {"tasks": tmp_path})
+        harness.run(CausalLMRunner(model), tokenizer, ["broken"], **options | {"tasks": [tmp_path]})
 
 
 RECIPES: dict[str, tuple[Backend, float]] = {

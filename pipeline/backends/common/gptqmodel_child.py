@@ -45,11 +45,11 @@ def main() -> None:
     import torch
     from gptqmodel import BACKEND, GPTQModel
 
-    from pipeline.backends.common import clipping, products
+    from pipeline.backends.common import awq_search, products
 
     torch.manual_seed(0)
     products.widen()
-    clipping.replace()
+    awq_search.replace()
     model = GPTQModel.load(job.checkpoint, _config(job), dtype=getattr(torch, job.dtype))
     _report_layers(model)
     model.quantize(

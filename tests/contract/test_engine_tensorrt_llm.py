@@ -59,7 +59,7 @@ def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     python = tmp_path / "python"
-    paths = f"{tmp_path / 'packages'}:{ROOT / 'tests'}"
+    paths = f"{tmp_path / 'packages'}:{ROOT / 'tests' / 'support'}"
     python.write_text(f'#!/bin/sh\nPYTHONPATH={paths} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setenv("ASSAY_TENSORRT_LLM", str(python))

@@ -19,7 +19,7 @@ from pipeline.errors import BuildError, MeasurementError, RequirementError
 from pipeline.records import Gpu
 from tests.support.demo import CHECKPOINT
 
-STANDIN = Path(__file__).parents[1] / "tensorrt_llm_standin.py"
+STANDIN = Path(__file__).parents[1] / "support" / "tensorrt_llm_standin.py"
 HOPPER = Gpu(name="NVIDIA H100 80GB HBM3", compute_capability="9.0", memory_mib=81559, driver="580.65.06")
 ADA = Gpu(name="NVIDIA L4", compute_capability="8.9", memory_mib=23034, driver="570.10")
 SIZES = {"max_batch_size": 4, "max_input_tokens": 512, "max_sequence_tokens": 1024}

@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.workspace import ROOT, Workspace, made
 
-STANDIN = ROOT / "tests" / "tensorrt_llm_standin.py"
+STANDIN = ROOT / "tests" / "support" / "tensorrt_llm_standin.py"
 GPU = "NVIDIA H100 80GB HBM3:9.0:81559:580.65.06"
 OTHER = "NVIDIA L4:8.9:23034:580.65.06"
 GATED, PLAIN = "trtllm-fp8", "gguf-q8_0"

@@ -46,16 +46,10 @@ def run(
     """
     with quiet(cache):
         from lm_eval.evaluator import evaluate
-        from lm_eval.tasks import TaskManager
 
         from evals.harness_model import RunnerLM
 
-        ours = {path.stem for folder in tasks for path in folder.glob("*.yaml")}
-        manager = TaskManager(include_path=[str(one) for one in tasks], include_defaults=not ours.issuperset(names))
-        unknown = sorted(set(names) - set(manager.all_tasks))
-        if unknown:
-            raise ValueError(f"lm-eval knows no task {', '.join(unknown)}")
-        loaded = _load(manager, names)
+        loaded = _load(names, tasks)
         impossible = {name: why for name, task in loaded.items() if (why := _too_long(task, context_tokens))}
         possible = {name: task for name, task in loaded.items() if name not in impossible}
         if not possible:
@@ -78,8 +72,14 @@ def run(
     return Asked(answers=answers, impossible=impossible)
 
 
-def _load(manager: Any, names: Sequence[str]) -> dict[str, Any]:
+def _load(names: Sequence[str], folders: Sequence[Path]) -> dict[str, Any]:
     """Load tasks and their data. What goes wrong in a task's own code or data set comes as any kind of error."""
+    from lm_eval.tasks import TaskManager
+
+    ours = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    manager = TaskManager(include_path=[str(one) for one in folders], include_defaults=not ours.issuperset(names))
+    if unknown := sorted(set(names) - set(manager.all_tasks)):
+        raise ValueError(f"lm-eval knows no task {', '.join(unknown)}")
     found: dict[str, Any] = {}
     for name in names:
         try:

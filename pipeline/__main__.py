@@ -3,6 +3,7 @@
 import argparse
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,11 @@ from collections.abc import Sequence
 from pipeline import interpreter
 from pipeline.cli import figures, project, shipping, stages, tools
 from pipeline.errors import AssayError, StorageError
+
+REFUSED = frozenset({
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+})  # fmt: skip
+"""What a file system says of a place that cannot be written; a file that is missing is more likely our mistake."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"assay: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
+        if not _unread():
+            raise
         # Whoever read our output has enough of it, as `head` has; what is left would be tried again at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -34,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno == errno.ENOSPC:
             where = error.filename or "while writing"
             print(f"assay: the disk is full ({where}); nothing was left half-written", file=sys.stderr)
-        elif error.filename is not None:
+        elif error.errno in REFUSED and error.filename is not None:
             print(f"assay: {os.fsdecode(error.filename)}: {error.strerror}", file=sys.stderr)
         else:
             raise
@@ -47,6 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _unread() -> bool:
+    """Tell whether nobody reads our output any more: a pipe that breaks elsewhere is another matter."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _apart(words: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

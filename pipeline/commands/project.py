@@ -42,8 +42,6 @@ def init(folder: Path, checkpoint: str, revision: str | None) -> list[str]:
     by the next: dvc.yaml is written last. Raises ParamsError where the folder has a project already, or files of these
     names that are somebody else's, or where the checkpoint is none of these; RequirementError without Git.
     """
-    if not str(folder).strip():
-        raise ParamsError("the project's folder has no name")
     folder = folder.expanduser()
     source = _source(folder, checkpoint, revision)
     if (folder / DVC_YAML).exists():
@@ -52,11 +50,15 @@ def init(folder: Path, checkpoint: str, revision: str | None) -> list[str]:
     files = dict(others)
     if taken := [name for name, text in files.items() if (folder / name).exists() and _read(folder / name) != text]:
         raise ParamsError(f"{folder}: has a {taken[0]} that is not Assay's; move it away, or name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror})") from error
     root = _repository(folder)
     at_root = root == folder.resolve()
-    if at_root and not any((folder / name).exists() for name in CI):
-        files |= {name: _shared(name) for name in CI}
+    hosts = {name: _shared(name) for name in CI}
+    if at_root and all(not (folder / name).exists() or _read(folder / name) == text for name, text in hosts.items()):
+        files |= hosts
     files |= {README: _readme(folder, source)} if not (folder / README).exists() else {}
     for name, text in files.items():
         _write(folder, name, text)
@@ -68,11 +70,12 @@ def init(folder: Path, checkpoint: str, revision: str | None) -> list[str]:
 
 def _dvc(folder: Path, *, at_root: bool) -> None:
     """Make it a DVC repository, set up as Assay's own, unless it is one."""
-    if (folder / DVC_CONFIG).exists():
-        return
     ours = not (folder / ".dvcignore").exists()
-    command = [sys.executable, "-m", "dvc", "init", "--quiet", *([] if at_root else ["--subdir"])]
-    processes.run(command, what="dvc init", cwd=folder)
+    if not (folder / DVC_CONFIG).exists():
+        command = [sys.executable, "-m", "dvc", "init", "--quiet", *([] if at_root else ["--subdir"])]
+        processes.run(command, what="dvc init", cwd=folder)
+    if _read(folder / DVC_CONFIG).strip():
+        return  # somebody's own settings
     outputs.replace(folder / DVC_CONFIG, _shared(DVC_CONFIG))
     if ours:
         outputs.replace(folder / ".dvcignore", _shared(".dvcignore"))

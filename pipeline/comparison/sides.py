@@ -120,7 +120,7 @@ def _folder(folder: Path) -> tuple[str, Read]:
 
 def _revision(revision: str, project: Path) -> tuple[str, Read]:
     if revision == WORKSPACE:
-        return "the workspace", lambda path: path.read_bytes()
+        return _folder(project)
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
     from dvc_data.index import DataIndexDirError

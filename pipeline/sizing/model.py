@@ -12,20 +12,13 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+from pipeline import architectures
 from pipeline.checkpoints import layout
 from pipeline.checkpoints.config import stated_context_tokens
 from pipeline.checkpoints.weights import BITS, Entry, common_dtype
 
 EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "wte.weight", "tok_embeddings.weight")
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-
-TIED_UNLESS_SAID = frozenset(
-    {
-        *("bloom", "cohere", "cohere2", "ernie4_5", "falcon", "gemma", "gemma2", "gemma3_text", "gemma3n_text"),
-        *("gemma4_text", "gpt2", "gpt_neo", "lfm2", "mpt", "opt", "smollm3", "starcoder2"),
-    }
-)
-"""Families whose configuration class in transformers ties embedding and head by default."""
 
 EXPERT = re.compile(r"\.experts\.\d+\.")
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -38,7 +31,7 @@ CONTEXT_UNKNOWN = 4096
 
 def tied_unless_said(text: Mapping[str, Any]) -> bool:
     """Tell whether a language model's configuration that does not say so ties embedding and head."""
-    return text.get("model_type") in TIED_UNLESS_SAID
+    return text.get("model_type") in architectures.tools().tied
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from containers.engines.contract import Sampling
 from containers.engines.onnxruntime.growing import GrowingSlots
 from containers.engines.python import PythonEngine
 from evals.runner import Ids, Logits, Runner
+from pipeline import architectures
 from pipeline.backends.common import checks, hf_tokenizer
 from pipeline.backends.onnx.backend import Onnx
 from pipeline.backends.onnx.optimum import build as optimum
-from pipeline.backends.onnx.optimum import support
 from pipeline.backends.onnx.optimum.decoder import GrowingDecoder
 from pipeline.backends.onnx.run import OnnxRunner
 from pipeline.compute import Compute
@@ -257,7 +257,7 @@ def test_damaged_artifact_is_refused(gpt_2: Case, tmp_path: Path, damage: Any, w
 def test_the_committed_table_is_the_exporters_own() -> None:
     environment = environments.environment("optimum", optimum.REQUIREMENTS)
     found = environments.call(environment, optimum.SCRIPT, {}, what="Optimum's table", env=optimum.OFFLINE)
-    assert found == support.architectures()
+    assert found == architectures.tools().optimum
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Sizes against what is published: parameters, key-value caches, weights, and transformers' own classes."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,22 +12,15 @@ from pipeline.backends.gguf.backend import Gguf
 from pipeline.backends.gptq.backend import Gptq
 from pipeline.backends.safetensors.backend import Safetensors
 from pipeline.errors import CheckpointError
-from pipeline.sizing import cache, count, hardware, read, tiers
+from pipeline.sizing import cache, hardware, read, tiers
 from pipeline.sizing.cache import Use
 from pipeline.sizing.estimate import Load
-from pipeline.sizing.model import TIED_UNLESS_SAID, Model, Weight
+from pipeline.sizing.model import Model, Weight
 from tests.support import published
 
 
 def model(config: Mapping[str, Any]) -> Model:
     return read.counted("published", dict(config))
-
-
-def test_families_tie_embedding_and_head_unless_said_otherwise_as_in_transformers() -> None:
-    from transformers import CONFIG_MAPPING
-
-    for family in TIED_UNLESS_SAID | count.DENSE | count.MIXTURES - {"kimi_k2"}:  # remote code: no class of its own
-        assert (family in TIED_UNLESS_SAID) == bool(CONFIG_MAPPING[family]().tie_word_embeddings), family
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -163,12 +158,16 @@ def test_the_tier_table_grows_with_size_and_bits() -> None:
     assert sizes[-1] > 1e12
 
 
+def test_each_tier_has_the_parameters_of_its_configuration() -> None:
+    for name, tier in tiers.TIERS.items():
+        assert model(tier.config).parameters == tier.parameters, name
+
+
 def test_a_family_that_cannot_be_counted_is_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match=r"parameters of rwkv cannot be counted .*headers"):
-        model({"model_type": "rwkv"})
-    with pytest.raises(CheckpointError, match=r"config.json names no 'intermediate_size'"):
-        model({"model_type": "llama", "hidden_size": 8, "vocab_size": 8, "num_hidden_layers": 1,
-               "num_attention_heads": 1})  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"parameters of rwkv7 cannot be counted .*headers"):
+        model({"model_type": "rwkv7"})
+    with pytest.raises(CheckpointError, match=r"cannot make a llama of this config.json.*hidden_size"):
+        model({"model_type": "llama", "hidden_size": "wide", "vocab_size": 8, "num_hidden_layers": 1})
 
 
 SMALL = {
@@ -177,43 +176,35 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", sorted(count.DENSE))
-def test_counted_shapes_are_those_that_transformers_creates(family: str) -> None:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.for_model(family, **SMALL)
-    with torch.device("meta"):
-        created = AutoModelForCausalLM.from_config(config)
-    stored = {name: tuple(value.shape) for name, value in created.state_dict().items()}
-    if config.tie_word_embeddings:
-        stored.pop("lm_head.weight")
-    written = {"model_type": family, **config.to_diff_dict(), **SMALL}
-    assert {weight.name: weight.shape for weight in model(written).weights} == stored
-
-
-@pytest.mark.parametrize(
-    ("family", "sizes"),
-    [
-        ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
-        ("qwen3_moe", {"num_experts": 4, "moe_intermediate_size": 16}),
-        ("qwen2_moe", {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24}),
-        ("deepseek_v3", {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16,
-                         "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8,
-                         "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4}),
-        ("llama4_text", {"num_local_experts": 4, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 2}),
-    ],
+LATENT: dict[str, Any] = {
+    "n_group": 1, "topk_group": 1, "moe_intermediate_size": 16, "first_k_dense_replace": 1, "kv_lora_rank": 16,
+    "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "num_key_value_heads": 4,
+}  # fmt: skip
+DENSE = (
+    "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "granite", "phi3", "smollm3", "ministral",
+    "olmo2", "glm4", "gpt2", "gpt_neox", "starcoder2",
 )  # fmt: skip
-def test_counted_mixtures_have_as_many_parameters_as_transformers_creates(family: str, sizes: dict[str, Any]) -> None:
-    """transformers joins a layer's experts in memory, so names and shapes differ from files."""
-    import torch
+FAMILIES: dict[str, dict[str, Any]] = {
+    **{family: {} for family in DENSE},
+    "mamba": {"state_size": 4},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 16},
+    "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 24},
+    "deepseek_v2": {"n_routed_experts": 4, **LATENT},
+    "deepseek_v3": {"n_routed_experts": 4, **LATENT},
+    "llama4_text": {"num_local_experts": 4, "intermediate_size_mlp": 40, "interleave_moe_layer_step": 2},
+}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_what_is_counted_is_what_files_hold(family: str, tmp_path: Path) -> None:
+    """Names, shapes and types, experts as they are stored, and no head where it is the embedding."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.for_model(family, **{**SMALL, **sizes})
-    with torch.device("meta"):
-        created = AutoModelForCausalLM.from_config(config)
-    stored = created.state_dict()
-    if config.tie_word_embeddings:
-        stored.pop("lm_head.weight")
-    written = {**config.to_dict(), **SMALL, **sizes}
-    assert model(written).parameters == sum(value.numel() for value in stored.values())
+    config = AutoConfig.for_model(family, **{**SMALL, **FAMILIES[family]})
+    AutoModelForCausalLM.from_config(config, dtype="bfloat16").save_pretrained(tmp_path)
+    stored = read.folder(tmp_path)
+    counted = read.counted("config.json", json.loads((tmp_path / "config.json").read_text(encoding="utf-8")))
+    assert not stored.counted
+    assert sorted(counted.weights, key=str) == sorted(stored.weights, key=str)

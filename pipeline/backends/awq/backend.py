@@ -6,17 +6,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from evals.runner import Runner
+from pipeline import architectures
 from pipeline.backends.awq.recipe import AwqRecipe, GroupSize
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.compute import Compute
 from pipeline.records import Gpu
 from pipeline.sizing.estimate import Estimate, Load
 from pipeline.sizing.model import Model
-
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "granite", "smollm3"})
-"""Families whose norms directly precede the linear layers that their names say. GPTQModel folds the scales into
-`input_layernorm` and `post_attention_layernorm` by name, without a look at what the norm feeds; where it stands after
-the attention instead (gemma2, olmo2, glm4) the model that comes out is wrong, and nothing says so."""
 
 
 class Awq(AwqRecipe):
@@ -26,10 +22,10 @@ class Awq(AwqRecipe):
         """Take only families for which the folding of scales is known to be right."""
         from pipeline.backends.common import gptqmodel
 
-        if config.get("model_type") not in FAMILIES:
+        if config.get("model_type") not in (known := architectures.findings().awq.folds):
             return (
                 "AWQ folds its scales into the norm before each layer, and that was found right only for "
-                f"{', '.join(sorted(FAMILIES))}"
+                f"{', '.join(sorted(known))}"
             )
         return gptqmodel.refusal(config, self.group_size, get_args(GroupSize))
 

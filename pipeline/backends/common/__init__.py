@@ -1,7 +1,5 @@
 """What backends share."""
 
-import logging
+from pipeline.checkpoints import libraries
 
-for library in ("torchao", "torch.utils._pytree"):
-    # Importing transformers' models imports torchao, which warns of its kernels for hardware that is not here.
-    logging.getLogger(library).setLevel(logging.ERROR)
+libraries.hush()

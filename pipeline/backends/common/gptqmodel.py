@@ -1,8 +1,6 @@
 """What GPTQ and AWQ share: both quantize with GPTQModel and keep the checkpoint's Hugging Face layout."""
 
-import ast
 import csv
-import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pipeline
-from pipeline import interpreter, processes
+from pipeline import architectures, interpreter, processes
 from pipeline.backends.common import gptqmodel_child, stored
 from pipeline.backends.common.gptqmodel_child import Job
 from pipeline.backends.contract import Built, Missing
@@ -66,8 +64,7 @@ def refusal(config: Mapping[str, Any], group_size: int, group_sizes: Sequence[in
             f"{model_type} is a mixture of experts ({key} in its config.json): transformers joins the experts of a "
             "layer into one tensor, and leaves it random where they are stored packed one by one"
         )
-    known = model_types()
-    if known and model_type not in known:
+    if model_type not in architectures.tools().gptqmodel:
         return f"GPTQModel has no definition of the layers of {model_type}"
     widths = list(_widths(config))
     for key, width in widths:
@@ -98,24 +95,6 @@ def _widths(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
             yield key, config[key]
     if isinstance(config.get("head_dim"), int):
         yield "head_dim x num_attention_heads", config["head_dim"] * config["num_attention_heads"]
-
-
-@functools.cache
-def model_types() -> frozenset[str]:
-    """Read the keys of MODEL_MAP out of GPTQModel's source: importing it takes seconds. Empty where it is missing."""
-    spec = importlib.util.find_spec("gptqmodel")
-    if spec is None or spec.origin is None:
-        return frozenset()
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(Path(spec.origin).with_name("models").joinpath("auto.py").read_text("utf-8"))):
-        if not isinstance(node, ast.Assign):
-            continue
-        match node.targets[0], node.value:
-            case ast.Name(id="MODEL_MAP"), ast.Dict(keys=keys):
-                found.update(key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
-            case ast.Subscript(value=ast.Name(id="MODEL_MAP"), slice=ast.Constant(value=str(key))), _:
-                found.add(key)
-    return frozenset(found)
 
 
 def build(

@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-
-def architecture(config: Mapping[str, Any]) -> str:
-    """Return the first architecture that a config.json names, or "none"."""
-    return str((config.get("architectures") or ["none"])[0])
+from pipeline import architectures
 
 
 def refusal(config: Mapping[str, Any]) -> str | None:
     """Say why a model is no causal language model of text alone, or None where it is one."""
-    named = architecture(config)
+    named = architectures.of(config)
     for part in ("vision_config", "audio_config"):
         if part in config:
             return f"{named} has a {part}; only text models are converted"

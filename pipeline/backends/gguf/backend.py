@@ -1,7 +1,5 @@
 """GGUF artifacts: what llama.cpp converts, and what is done with it."""
 
-import ast
-import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.runner import Runner
-from pipeline import interpreter
+from pipeline import architectures, interpreter
 from pipeline.backends.common import text_models
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.backends.gguf.recipe import GgufRecipe
@@ -25,15 +23,10 @@ class Gguf(GgufRecipe):
     """A recipe, and what is done with it."""
 
     def refusal(self, config: Mapping[str, Any]) -> str | None:
-        """Look the architecture up in the converter's own table; no answer while the toolchain is not built."""
+        """Look the architecture up in the converter's own table."""
         if (reason := text_models.refusal(config)) is not None:
             return reason
-        architecture = text_models.architecture(config)
-        try:
-            converter = llama_cpp.find().converter
-        except RequirementError:
-            return None  # `requirements` says so, and how to get it
-        if architecture not in _architectures(converter.parent / "conversion" / "__init__.py"):
+        if (architecture := architectures.of(config)) not in architectures.tools().llama_cpp:
             return f"llama.cpp's converter does not know {architecture}"
         if config.get("model_type") == "gemma3_text" and not _full_attention_in_every_sixth_layer(config):
             return "llama.cpp takes every sixth layer of gemma3_text for full attention; this config has another order"
@@ -85,15 +78,3 @@ def _full_attention_in_every_sixth_layer(config: Mapping[str, Any]) -> bool:
     if types is None:
         return bool(config.get("sliding_window_pattern", 6) == 6)
     return all((kind == "full_attention") == (layer % 6 == 5) for layer, kind in enumerate(types))
-
-
-@functools.cache
-def _architectures(table: Path) -> frozenset[str]:
-    """Read the keys of TEXT_MODEL_MAP out of the converter's source: importing it would import torch."""
-    for statement in ast.parse(table.read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "TEXT_MODEL_MAP":
-            assert statement.value is not None
-            return frozenset(ast.literal_eval(statement.value))
-    raise RequirementError(
-        f"{table}: has no TEXT_MODEL_MAP; this llama.cpp is not the pinned one, run `{interpreter.setup()}`"
-    )

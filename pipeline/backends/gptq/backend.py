@@ -6,19 +6,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from evals.runner import Runner
+from pipeline import architectures
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.backends.gptq.recipe import GptqRecipe, GroupSize
 from pipeline.compute import Compute
 from pipeline.records import Gpu
 from pipeline.sizing.estimate import Estimate, Load
 from pipeline.sizing.model import Model
-
-REFUSED: Mapping[str, str] = {
-    "phi3": "GPTQModel splits the joined gate_up_proj of phi3, and no other library loads the halves",
-    "falcon": "falcon has a linear class of its own, which transformers does not replace by packed layers",
-    "gpt2": "gpt2 stores its weights transposed, and transformers replaces only plain linear layers by packed ones",
-}
-"""Families that GPTQModel quantizes without an error, into folders that nothing but GPTQModel loads."""
 
 
 class Gptq(GptqRecipe):
@@ -28,9 +22,8 @@ class Gptq(GptqRecipe):
         """Look the family up in GPTQModel's own table, and its widths in config.json."""
         from pipeline.backends.common import gptqmodel
 
-        return REFUSED.get(config.get("model_type", "")) or gptqmodel.refusal(
-            config, self.group_size, get_args(GroupSize)
-        )
+        refused = architectures.findings().gptq.refused.get(config.get("model_type", ""))
+        return refused or gptqmodel.refusal(config, self.group_size, get_args(GroupSize))
 
     def lacks(self, gpus: Sequence[Gpu]) -> str | None:
         """See Backend.lacks: every CPU will do."""

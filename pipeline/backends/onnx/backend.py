@@ -1,7 +1,5 @@
 """ONNX artifacts: what each exporter takes, and what is done with them."""
 
-import ast
-import functools
 import importlib.util
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -9,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from evals.runner import Runner
-from pipeline import interpreter
+from pipeline import architectures, interpreter
 from pipeline.backends.common import text_models
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.backends.onnx.optimum import support
 from pipeline.backends.onnx.recipe import OnnxRecipe
 from pipeline.compute import Compute
-from pipeline.errors import RequirementError
 from pipeline.records import Gpu
 from pipeline.sizing.estimate import Estimate, Load
 from pipeline.sizing.model import Model
@@ -40,43 +37,17 @@ ACTIVATIONS = frozenset(
 )
 """What `make_activation` of the builder has operators for."""
 
-ROPE = frozenset({"default", "linear", "yarn"})
-"""RoPE kinds of the builder's base class."""
-
-ROPE_OF: Mapping[str, frozenset[str]] = {
-    "LlamaForCausalLM": frozenset({"default", "llama3"}),
-    "NemotronForCausalLM": frozenset({"default", "llama3"}),
-    "SmolLM3ForCausalLM": frozenset({"default", "llama3"}),
-    "Phi3ForCausalLM": frozenset({"default", "longrope", "su"}),
-    "HunYuanDenseV1ForCausalLM": frozenset({"default", "dynamic"}),
-}
-"""Architectures whose builder replaces the base class's reading of RoPE. It passes over any other kind without a word,
-and the model would lose its way beyond a few tokens."""
-
-CONVOLUTIONAL = frozenset({"Lfm2ForCausalLM", "Lfm2MoeForCausalLM"})
-"""Architectures some of whose layers keep a state from which there is no way back to an earlier token."""
-
-ROPE_PER_LAYER_TYPE = frozenset({"Gemma3ForCausalLM"})
-"""transformers 5 gives these one set of RoPE parameters per layer type; the builder looks for a single one and dies."""
-
 
 class Onnx(OnnxRecipe):
     """A recipe, and what is done with it."""
 
     def refusal(self, config: Mapping[str, Any]) -> str | None:
-        """Look the architecture up in the exporter's table or source, then its options.
-
-        No answer while onnxruntime-genai is not installed: `requirements` says so.
-        """
+        """Look the architecture up in the exporter's own table, then its options."""
         if (reason := text_models.refusal(config)) is not None:
             return reason
-        architecture = text_models.architecture(config)
         if self.exporter == "optimum":
             return support.refusal(config)
-        source = _builder_source()
-        if source is None:
-            return None
-        known = _architectures(source)
+        architecture, known = architectures.of(config), architectures.tools().genai
         if architecture not in known:
             return f"onnxruntime-genai's model builder does not know {architecture}"
         if known[architecture] != "cpu":
@@ -151,8 +122,9 @@ class Onnx(OnnxRecipe):
 
 def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | None:
     """Name the setting of a known architecture that the builder refuses, or would pass over."""
-    if architecture in CONVOLUTIONAL:
-        return f"layers of {architecture} keep convolution states, and only keys and values are kept here"
+    found = architectures.findings().onnx
+    if (reason := found.refused.get(architecture)) is not None:
+        return reason
     activation = config.get("hidden_activation") or config.get("hidden_act") or "silu"
     if activation not in ACTIVATIONS:
         return f"onnxruntime-genai's model builder has no operator for the activation {activation}"
@@ -162,10 +134,10 @@ def _unsupported_option(architecture: str, config: Mapping[str, Any]) -> str | N
             f"onnxruntime-genai's model builder mistakes an inner layer of {config['vocab_size']} outputs for the head"
         )
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if architecture in ROPE_PER_LAYER_TYPE or any(isinstance(value, dict) for value in rope.values()):
+    if any(isinstance(value, dict) for value in rope.values()):
         return f"onnxruntime-genai's model builder reads one RoPE for all layers, {architecture} has one per layer type"
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ROPE_OF.get(architecture, ROPE):
+    if kind not in found.rope.get(architecture, found.rope["default"]):
         return f"onnxruntime-genai's model builder has no {kind} RoPE for {architecture}"
     mixture = config.get("num_local_experts") or "mamba" in (config.get("layer_types") or ())
     if architecture == "GraniteMoeHybridForCausalLM" and mixture:
@@ -181,34 +153,3 @@ def _inner_widths(architecture: str, config: Mapping[str, Any]) -> set[int]:
     pairs = config.get("num_key_value_heads") or heads
     joined = {2 * inner, (heads + 2 * pairs) * head} if architecture.startswith("Phi3") else set()
     return ({hidden, inner, heads * head, pairs * head} | joined) - {0}
-
-
-def _builder_source() -> Path | None:
-    """Find the builder without importing it: that would import torch and transformers."""
-    spec = importlib.util.find_spec("onnxruntime_genai")
-    return Path(spec.origin).parent / "models" / "builder.py" if spec is not None and spec.origin else None
-
-
-@functools.cache
-def _architectures(source: Path) -> Mapping[str, str]:
-    """Read architecture to execution provider out of the if/elif chain of `create_model`."""
-    found: dict[str, str] = {}
-    for branch in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        if not isinstance(branch, ast.If):
-            continue
-        forced = [
-            statement.value.value
-            for statement in branch.body
-            if isinstance(statement, ast.Assign)
-            and ast.unparse(statement.targets[0]) == "execution_provider"
-            and isinstance(statement.value, ast.Constant)
-        ]
-        for test in ast.walk(branch.test):
-            if isinstance(test, ast.Compare) and ast.unparse(test.left) == "config.architectures[0]":
-                (name,) = test.comparators
-                found.setdefault(ast.literal_eval(name), str(forced[-1]) if forced else "cpu")
-    if not found:
-        raise RequirementError(
-            f"{source}: names no architectures; this onnxruntime-genai is not the pinned one, `{interpreter.setup()}`"
-        )
-    return found

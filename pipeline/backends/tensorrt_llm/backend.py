@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.runner import Runner
+from pipeline import architectures
 from pipeline.backends.contract import Built, Contents, Missing
 from pipeline.backends.tensorrt_llm import support
 from pipeline.backends.tensorrt_llm.recipe import TensorRtLlmRecipe
@@ -20,8 +21,8 @@ class TensorRtLlm(TensorRtLlmRecipe):
 
     def refusal(self, config: Mapping[str, Any]) -> str | None:
         """Look the architecture up in what TensorRT-LLM's documentation lists, and its sizes in config.json."""
-        architecture = (config.get("architectures") or ["none"])[0]
-        known = support.SUPPORTED[self.mode].get(architecture)
+        architecture = architectures.of(config)
+        known = architectures.findings().tensorrt_llm[self.mode].get(architecture)
         if known is None:
             return f"TensorRT-LLM's {self.mode} mode is not documented for {architecture}"
         if self.quantization not in known:

@@ -1,7 +1,6 @@
 """What TensorRT-LLM supports, as its sources and documentation have it; flags.toml says where each table was read.
 
-The tables are lists of what somebody at NVIDIA has run, not of what happens to be accepted: an engine of an unlisted
-pair may build without a word and compute something else.
+Which architectures it lists is in pipeline.architectures.
 """
 
 from collections.abc import Mapping
@@ -28,43 +27,6 @@ CALIBRATED = frozenset({"fp8", "int4_awq"})
 
 GROUP_SIZES = frozenset({64, 128})
 """What the groupwise plugin has kernels for."""
-
-_ALL: frozenset[Quantization] = frozenset(ALGORITHM)
-_PLAIN: frozenset[Quantization] = frozenset({"bf16", "int8_wo", "int4_wo"})
-_FP8: frozenset[Quantization] = frozenset({"fp8"})
-_AWQ: frozenset[Quantization] = frozenset({"int4_awq"})
-
-SUPPORTED: Mapping[Mode, Mapping[str, frozenset[Quantization]]] = {
-    # Architectures of MODEL_MAP, with the columns of the precision matrix and of the examples' own. Left out are those
-    # whose classes may have no from_hugging_face (GPT-NeoX, BLOOM, MPT, OPT): they had scripts of their own.
-    "engine": {
-        "LlamaForCausalLM": _ALL,
-        "MistralForCausalLM": _PLAIN | _FP8 | _AWQ,
-        "MixtralForCausalLM": _PLAIN | _FP8,
-        "Qwen2ForCausalLM": _ALL,
-        "Qwen3ForCausalLM": frozenset({"bf16", "fp8"}),
-        "GraniteForCausalLM": frozenset({"bf16", "fp8"}),
-        "GemmaForCausalLM": _PLAIN | _FP8 | _AWQ,
-        "Gemma2ForCausalLM": _PLAIN | _FP8 | _AWQ,
-        "Gemma3ForCausalLM": _PLAIN | _FP8 | _AWQ,
-        "PhiForCausalLM": _PLAIN,
-        "Phi3ForCausalLM": _PLAIN,
-        "FalconForCausalLM": _PLAIN | _FP8 | _AWQ,
-        "GPT2LMHeadModel": _PLAIN | _FP8,
-        "GPTBigCodeForCausalLM": _PLAIN,
-        "Starcoder2ForCausalLM": _PLAIN | _FP8,
-        "GPTJForCausalLM": _PLAIN | _FP8 | _AWQ,
-    },
-    # Architectures of the PyTorch backend, with the columns of its model matrix.
-    "checkpoint": {
-        "LlamaForCausalLM": _FP8 | _AWQ,
-        "MistralForCausalLM": _FP8 | _AWQ,
-        "MixtralForCausalLM": _FP8,
-        "Qwen2ForCausalLM": _FP8 | _AWQ,
-        "Qwen3ForCausalLM": _FP8 | _AWQ,
-        "Gemma3ForCausalLM": _FP8 | _AWQ,
-    },
-}
 
 LEGACY_CONVERTER = frozenset({"GraniteForCausalLM"})
 """Architectures whose multipliers the unified converter loses; their example turns it off."""

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pipeline
-from pipeline import digests, paths
+from pipeline import architectures, digests, paths
 from pipeline.engines import ENGINES
 from pipeline.images import assemble
 from pipeline.records import Code
@@ -35,10 +35,11 @@ STARTED: Mapping[str, tuple[str, ...]] = {"latency": ("containers.gateway.__main
 """Modules that a stage runs in processes of their own."""
 
 WITHOUT_EFFECT = frozenset({
-    "pipeline.activity", "pipeline.endings", "pipeline.errors", "pipeline.hub_errors", "pipeline.progress",
-    "pipeline.relay", "pipeline.supervision",
+    "pipeline.activity", "pipeline.architectures", "pipeline.checkpoints.libraries", "pipeline.endings",
+    "pipeline.errors", "pipeline.hub_errors", "pipeline.progress", "pipeline.relay", "pipeline.supervision",
 })  # fmt: skip
-"""Modules that shape no output: what they say goes to the terminal."""
+"""Modules that shape no output: what they say goes to the terminal. Of pipeline.architectures, which has tables of all
+tools, a stage needs its own tools' alone, whose versions count, and its backend's findings."""
 
 TYPES = ("pipeline.params", "pipeline.records")
 """Modules that count for themselves, and whose own imports do not: of these they need the types alone. DVC holds the
@@ -106,7 +107,11 @@ def records(backends: Collection[str]) -> Iterator[Code]:
         yield _record(stage, imports, imports.reached(stage, None))
     for stage in METHODS:
         for backend in sorted(set(backends)):
-            yield _record(f"{stage}-{backend}", imports, imports.reached(stage, backend))
+            found = _record(f"{stage}-{backend}", imports, imports.reached(stage, backend))
+            findings = architectures.FINDINGS / f"{backend}.toml"
+            if "refusal" in METHODS[stage] and findings.exists():
+                found = found.model_copy(update={"data": found.data | _digests([findings], _root())})
+            yield found
     imports.save()
 
 

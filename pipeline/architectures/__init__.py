@@ -1,8 +1,9 @@
 """Which architectures each tool takes, and which of them it gets wrong: all that Assay knows of families by name.
 
 `tools.json` holds the tools' own tables, and is written from the tools at their pinned versions by
-`python -m tests.support.architectures`. `findings.toml` is kept by hand, and says what no such table does. Both answer
-on a machine that has none of the tools.
+`python -m tests.support.architectures`. The files in `findings/`, one a backend, are kept by hand: each line is an
+architecture that a tool takes and gets wrong, found by taking a random checkpoint of it through the backend as
+tests/contract/test_architectures.py does. Both answer on a machine that has none of the tools.
 
 An *architecture* is a class that config.json names, such as LlamaForCausalLM; a *model type* is its `model_type`, such
 as llama. Some tools go by the one, some by the other.
@@ -17,7 +18,7 @@ from typing import Any
 from pipeline.records import Record
 
 TOOLS = Path(__file__).with_name("tools.json")
-FINDINGS = Path(__file__).with_name("findings.toml")
+FINDINGS = Path(__file__).with_name("findings")
 
 
 class Tools(Record):
@@ -87,5 +88,6 @@ def tools() -> Tools:
 
 @functools.cache
 def findings() -> Findings:
-    """Read findings.toml."""
-    return Findings.model_validate(tomllib.loads(FINDINGS.read_text(encoding="utf-8")), strict=False)
+    """Read the files of all backends."""
+    files = {path.stem: path.read_text(encoding="utf-8") for path in FINDINGS.glob("*.toml")}
+    return Findings.model_validate({backend: tomllib.loads(text) for backend, text in files.items()})

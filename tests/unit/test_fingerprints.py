@@ -78,6 +78,8 @@ ON_WINDOWS = {"artifact-gguf", "artifact-gptq"}.union(*(EVERY_BACKEND[stage] for
         ("evals/tasks/README.md", {"answers", *EVERY_BACKEND["tasks"]}),
         ("containers/engines/onnxruntime/image/Containerfile", {"engine"}),
         ("pipeline/errors.py", set()),
+        ("pipeline/architectures/tools.json", set()),
+        ("pipeline/architectures/findings/gptq.toml", {"artifact-gptq"}),
         ("pipeline/backends/awq/recipe.py", set()),
     ],
 )

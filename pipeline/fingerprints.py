@@ -78,9 +78,9 @@ TOOLS: Mapping[str, str] = {
 """Packages whose version can change what a stage writes: the name that is imported, and the distribution's."""
 
 PLAIN = frozenset({
-    "dvc", "dvc_data", "grimp", "httpx2", "huggingface_hub", "llama_cpp", "modelopt", "packaging", "prometheus_client",
-    "pydantic", "pydantic_settings", "pynvml", "rich", "ruamel", "scmrepo", "shtab", "tensorrt_llm", "threadpoolctl",
-    "tqdm", "yaml",
+    "dvc", "dvc_data", "grimp", "httpx2", "huggingface_hub", "llama_cpp", "markupsafe", "modelopt", "packaging",
+    "prometheus_client", "pydantic", "pydantic_settings", "pynvml", "rich", "ruamel", "scmrepo", "shtab",
+    "tensorrt_llm", "threadpoolctl", "tqdm", "yaml",
 })  # fmt: skip
 """Packages that cannot, or whose version stands in a file: llama.cpp's in its pin, TensorRT-LLM's in requirements."""
 

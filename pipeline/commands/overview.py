@@ -38,8 +38,8 @@ class Project:
     verification: Verification | None
     image: Image | None
     released: Release | None
-    since: Comparison | None
-    """Against the revision that was released, where Git has a tag of that version."""
+    since: Comparison | str | None
+    """Against the revision that was released; why not, where that cannot be read; None without a release or winner."""
     unmeasured: tuple[str, ...]
     """Sentences about artifacts without figures."""
     busy: str | None
@@ -100,14 +100,16 @@ def _record(side: Side, kind: type[R], path: Path) -> R | None:
         return None
 
 
-def _since(side: Side, folder: Path, tag: str) -> Comparison | None:
-    """Compare with what was released, where Git has a tag v1.2.3 or 1.2.3 for it."""
+def _since(side: Side, folder: Path, tag: str) -> Comparison | str:
+    """Compare with what was released, whose commit Git knows as v1.2.3 or 1.2.3; say why where that cannot be done."""
     for revision in (f"v{tag}", tag):
         try:
             return compare.compare(sides.revision(folder, revision), side)
-        except AssayError:
+        except ParamsError:  # no such revision
             continue
-    return None
+        except AssayError as error:
+            return str(error)
+    return f"Git has neither a tag v{tag} nor {tag}, by which the commit that was released would be found"
 
 
 def _unmeasured(side: Side) -> list[str]:
@@ -218,7 +220,7 @@ def _counted(one: Project) -> Cell:
         return Cell(text="-")
     if one.image is not None and one.image.digest == one.released.digest:
         return Cell(text="this image")
-    if one.since is None:
+    if not isinstance(one.since, Comparison):
         return Cell(text="another image", mark="unsure")
     worse, better = one.since.count("worse"), one.since.count("better")
     return Cell(text=f"{better} better, {worse} worse", mark="bad" if worse else "good" if better else None)
@@ -228,6 +230,8 @@ def _changed(one: Project) -> list[str]:
     """Tell what changed since the release, the worst first."""
     if one.since is None:
         return []
+    if isinstance(one.since, str):
+        return [f"**{one.name}**: cannot be compared with its release: {one.since}"]
     told = []
     if one.since.old_winner != one.since.new_winner:
         told.append(f"**{one.name}**: the winner was {one.since.old_winner}, and is {one.since.new_winner}")

@@ -79,7 +79,9 @@ def _dvc(folder: Path, *, at_root: bool) -> None:
     outputs.replace(folder / DVC_CONFIG, _shared(DVC_CONFIG))
     if ours:
         outputs.replace(folder / ".dvcignore", _shared(".dvcignore"))
-    _git(folder, "add", "--", DVC_CONFIG, ".dvcignore")  # as DVC adds them itself, empty
+    added = _git(folder, "add", "--", DVC_CONFIG, ".dvcignore")  # as DVC adds them itself, empty
+    if added.returncode != 0:
+        raise StorageError(f"{folder}: git cannot add {DVC_CONFIG}: {added.stderr.strip()}")
 
 
 def _ignore(folder: Path, source: str) -> None:

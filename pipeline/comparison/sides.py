@@ -99,10 +99,15 @@ def _side(title: str, read: Read) -> Side:
 
 
 def parse(kind: type[R], content: bytes, path: Path, title: str) -> R:
-    """Read a record; StorageError says which keys this version does not know or misses."""
+    """Read a record; StorageError says that it is damaged, or which keys this version does not know or misses."""
     try:
         return kind.model_validate_json(content)
     except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise StorageError(
+                f"{path} of {title} is damaged ({problems(error)}); `git checkout` or `dvc checkout` brings it back, "
+                "or `dvc repro` makes it again"
+            ) from error
         raise _foreign(path, title, problems(error)) from error
 
 

@@ -1,5 +1,6 @@
 """report/report.md: the content as a pull request shows it."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -16,7 +17,7 @@ def report(selection: Selection, run: content.Run) -> str:
 
 def document(title: str, lead: str, sections: Sequence[Section]) -> str:
     """Return sections under a title, after a sentence that says it all."""
-    parts = [f"# {title}", lead]
+    parts = [f"# {_plain(title)}", _plain(lead)]
     for section in sections:
         if shown := [text for block in section.blocks if (text := _block(block)) is not None]:
             parts += [f"## {section.title}", *shown]
@@ -32,8 +33,13 @@ def rendered(shown: Table) -> str:
     """Return a table, figures to the right."""
     numeric = [shown.numeric(column) for column in range(len(shown.header))]
     alignment = ["--:" if figures else ":--" for figures in numeric]
-    rows = [[cell.text.replace("|", "\\|").replace("\n", " ") for cell in row] for row in shown.rows]
+    rows = [[_plain(cell.text).replace("|", "\\|").replace("\n", " ") for cell in row] for row in shown.rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in (shown.header, alignment, *rows))
+
+
+def _plain(text: str) -> str:
+    """Keep what stands in a name or a message from being taken for HTML; between backticks nothing is."""
+    return re.sub(r"`[^`]*`|<", lambda found: "&lt;" if found[0] == "<" else found[0], text)
 
 
 def _block(block: Block) -> str | None:
@@ -41,9 +47,9 @@ def _block(block: Block) -> str | None:
         case Table():
             return rendered(block)
         case Prose(text=text):
-            return text
+            return _plain(text)
         case Items(items=items):
-            return "\n".join(f"- {item}" for item in items)
+            return "\n".join(f"- {_plain(item)}" for item in items)
         case Code(text=text):
             return f"```sh\n{text}\n```"
         case Log(title=title, lines=lines):

@@ -95,6 +95,34 @@ def test_a_project_within_a_repository_is_read_at_a_revision_as_itself(tmp_path:
     assert "The winner is still q8." in told
 
 
+def test_a_release_that_cannot_be_read_is_told(projects: Path, tmp_path: Path) -> None:
+    shutil.copytree(projects / "first", tmp_path / "first", symlinks=True)
+    project = Repository(tmp_path / "first")
+    project.run("git", "tag", "-d", "v1.2.3")
+    text = overview(tmp_path, "first")
+    assert row(text, "first")["since the release"] == "another image"
+    assert "**first**: cannot be compared with its release: Git has neither a tag v1.2.3 nor 1.2.3" in text
+    (project.folder / "selection.json").write_text("{}")
+    project.commit("another version's")
+    project.run("git", "tag", "v1.2.3")
+    (project.folder / "selection.json").write_bytes((projects / "first/selection.json").read_bytes())
+    text = overview(tmp_path, "first")
+    assert "**first**: cannot be compared with its release: selection.json of" in text
+    assert "was written by another version of Assay" in text
+
+
+def test_names_are_no_markup_and_damage_is_called_so(projects: Path, tmp_path: Path) -> None:
+    shutil.copytree(projects / "second", tmp_path / "a <b>bold one", symlinks=True)
+    shutil.copytree(projects / "second", tmp_path / "torn", symlinks=True)
+    torn = tmp_path / "torn/selection.json"
+    text = torn.read_text()
+    torn.unlink()
+    torn.write_text(text[: len(text) // 2])
+    told = overview(tmp_path, "a <b>bold one", "torn")
+    assert row(told, "a &lt;b>bold one")["winner"] == "tiny"
+    assert "**torn**: selection.json of torn is damaged" in told
+
+
 def test_the_page_can_be_sorted(projects: Path, tmp_path: Path) -> None:
     overview(projects, "first", "second", "--html", str(tmp_path / "overview.html"))
     if executable() is None:

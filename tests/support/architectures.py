@@ -59,7 +59,7 @@ def page(known: Tools) -> str:
     for model_type, architecture in known.transformers.items():
         if text_models.refusal({"architectures": [architecture]}) is None:
             types.setdefault(architecture, []).append(model_type)
-    lines = ["| Architecture | Model type | GGUF | GPTQ | AWQ | ONNX | TensorRT-LLM |", "|---|---|---|---|---|---|---|"]
+    lines = ["| Architecture | GGUF | GPTQ | AWQ | ONNX | TensorRT-LLM |", "|---|---|---|---|---|---|"]
     alone = []
     for architecture in sorted(types, key=str.casefold):
         here = types[architecture]
@@ -67,7 +67,7 @@ def page(known: Tools) -> str:
         if set(cells) == {NO}:
             alone.append(architecture)
             continue
-        lines.append(f"| `{architecture}` | {_code(here)} | " + " | ".join(cells) + " |")
+        lines.append(f"| `{architecture}` | " + " | ".join(cells) + " |")
     rest = textwrap.fill(f"As `safetensors` alone, in 16 or 32 bits: {_code(alone)}.", 120, break_long_words=False)
     return "\n".join([*lines, "", rest, ""])
 

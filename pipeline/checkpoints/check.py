@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from pipeline import digests, progress
-from pipeline.checkpoints import config, layout, vocabulary, weights
+from pipeline.checkpoints import config, layout, match, vocabulary, weights
 from pipeline.checkpoints.config import Refusals
 from pipeline.checkpoints.obtain import Obtained
 from pipeline.checkpoints.weights import Entry
@@ -28,6 +28,7 @@ def check(obtained: Obtained, source: str, refusals: Refusals) -> Checkpoint:
     entries = [entry for shard in shards for entry in headers[shard]]
     size = config.vocabulary_size(settings, source)
     vocabulary.check(folder, entries, size, source)
+    match.check(settings, names, entries, source)
     context = config.context_tokens(settings, folder, source)
     files = _read(obtained, headers, layout.side_files(names), source)
     return Checkpoint(

@@ -32,7 +32,7 @@ def check(folder: Path, source: str, refusals: Refusals) -> dict[str, Any]:
             f"{source}: {layout.CONFIG} names no architectures (found {architectures!r}); expected a list such as "
             '["LlamaForCausalLM"]'
         )
-    if any("quantization_config" in part for part in (config, layout.text_config(config))):
+    if is_quantized(config):
         raise CheckpointError(
             f"{source}: is already quantized ({layout.CONFIG} has quantization_config); quantizing it again would add "
             "error to error: name the checkpoint it was made from"
@@ -46,6 +46,11 @@ def check(folder: Path, source: str, refusals: Refusals) -> dict[str, Any]:
             f"add an artifact that takes it\n{listed}"
         )
     return config
+
+
+def is_quantized(config: Mapping[str, Any]) -> bool:
+    """Tell whether config.json says that the weights are quantized."""
+    return any(part.get("quantization_config") is not None for part in (config, layout.text_config(config)))
 
 
 def vocabulary_size(config: Mapping[str, Any], source: str) -> int:
@@ -92,7 +97,7 @@ def eos_ids(config: Mapping[str, Any], folder: Path, source: str) -> tuple[int, 
 
 
 def _refuse_code(value: Mapping[str, Any], name: str, source: str) -> None:
-    if "auto_map" in value or "auto_map" in layout.text_config(value):
+    if value.get("auto_map") or layout.text_config(value).get("auto_map"):
         raise CheckpointError(
             f"{source}: {name} has auto_map: it wants Python code of its own to be run, which is never done; if "
             "transformers itself knows this model_type, remove auto_map in a copy of the folder and name that copy"

@@ -139,7 +139,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def check_names(headers: Mapping[str, tuple[Entry, ...]], index: Mapping[str, str] | None, source: str) -> None:
-    """Refuse a tensor that two shards hold, or that the index places in a shard which lacks it."""
+    """Refuse a tensor that two shards hold, that the index does not name, or places in a shard which lacks it."""
     places: dict[str, str] = {}
     for file, entries in headers.items():
         for entry in entries:
@@ -151,6 +151,11 @@ def check_names(headers: Mapping[str, tuple[Entry, ...]], index: Mapping[str, st
             places[entry.name] = file
     if not places:
         raise CheckpointError(f"{source}: its weights hold no tensor; download it again")
+    if index is not None and (unnamed := next((name for name in places if name not in index), None)):
+        raise CheckpointError(
+            f"{source}: tensor {unnamed} is in {places[unnamed]}, and model.safetensors.index.json does not name it; "
+            "tools differ in whether they load it: download both again"
+        )
     for name, file in (index or {}).items():
         if places.get(name) != file:
             found = f"it is in {places[name]}" if name in places else "no shard has it"

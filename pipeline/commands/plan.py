@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipeline import params
 from pipeline.backends import AnyRecipe
-from pipeline.checkpoints import layout
+from pipeline.checkpoints.config import is_quantized
 from pipeline.params import Params
 from pipeline.records import Record
 from pipeline.sizing import cache, fit, hardware, read, tiers
@@ -135,7 +135,7 @@ def _row(name: str, recipe: AnyRecipe, model: Model, load: Load, machine: Hardwa
 
 def _refusal(recipe: AnyRecipe, source: AnyRecipe | None, config: Mapping[str, Any]) -> str | None:
     """Ask the recipe, and the one that it is built from, whose config.json says how it was quantized."""
-    if "quantization_config" in config or "quantization_config" in layout.text_config(config):
+    if is_quantized(config):
         return "the checkpoint is already quantized; name the one that it was made from"
     if source is None:
         return recipe.refusal(config)

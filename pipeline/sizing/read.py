@@ -1,11 +1,13 @@
 """A Model from a folder, a config.json alone, or the Hub, of which config.json and headers are fetched, no weights."""
 
 import json
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoints import layout
+from pipeline.checkpoints import layout, match
+from pipeline.checkpoints.config import is_quantized
 from pipeline.checkpoints.obtain import SCHEME, repository
 from pipeline.checkpoints.weights import LENGTH_BYTES, Entry, entries, header_bytes, read_header
 from pipeline.errors import CheckpointError
@@ -17,12 +19,16 @@ REQUESTS = 8
 
 
 def model(source: str, revision: str | None = None) -> Model:
-    """Read hf://org/name, a folder, or a config.json. Raises CheckpointError or HubError."""
+    """Read hf://org/name, a folder, or a config.json. Raises CheckpointError or HubError.
+
+    The tensors of a folder or a repository are held against the architecture, unless config.json says that they are
+    quantized: then they are not what the architecture creates.
+    """
     if source.startswith(SCHEME):
         return _hub(source, revision)
     path = Path(source).expanduser()
     if path.is_dir():
-        return folder(path, source)
+        return folder(path, source, matched=True)
     if not path.is_file():
         raise CheckpointError(
             f"{source}: is not there; expected a folder with a config.json, a config.json, or {SCHEME}org/name"
@@ -30,8 +36,11 @@ def model(source: str, revision: str | None = None) -> Model:
     return counted(source, layout.read_json(path, source))
 
 
-def folder(path: Path, source: str | None = None) -> Model:
-    """Read a folder; its weights' shapes are counted from config.json where there are no weights."""
+def folder(path: Path, source: str | None = None, *, matched: bool = False) -> Model:
+    """Read a folder; its weights' shapes are counted from config.json where there are no weights.
+
+    With `matched`, weights must be those of the architecture, as the checkpoint stage holds them to be.
+    """
     source = source or str(path)
     names = {one.name for one in path.iterdir() if one.is_file()}
     config = layout.read_json(path / layout.CONFIG, source)
@@ -42,8 +51,15 @@ def folder(path: Path, source: str | None = None) -> Model:
         return counted(source, config, companions)
     index = layout.weight_map(path, names, source)
     shards = sorted(set(index.values())) if index else [layout.SINGLE]
-    headers = [read_header(path / shard, source) for shard in shards]
-    return Model(source, config, joined(entry for one in headers for entry in one), companions)
+    found = [entry for shard in shards for entry in read_header(path / shard, source)]
+    if matched:
+        _match(config, names, found, source)
+    return Model(source, config, joined(found), companions)
+
+
+def _match(config: Mapping[str, Any], names: Collection[str], entries: Sequence[Entry], source: str) -> None:
+    if not is_quantized(config):
+        match.check(config, names, entries, source)
 
 
 def counted(source: str, config: dict[str, Any], companions: int = 0) -> Model:
@@ -74,5 +90,6 @@ def _hub(source: str, revision: str | None) -> Model:
         return entries(hub.part(found, files[shard], LENGTH_BYTES, LENGTH_BYTES + length), size, where)
 
     with ThreadPoolExecutor(REQUESTS) as requests:
-        headers = list(requests.map(header, shards))
-    return Model(source, config, joined(entry for one in headers for entry in one), companions)
+        tensors = [entry for one in requests.map(header, shards) for entry in one]
+    _match(config, files.keys(), tensors, source)
+    return Model(source, config, joined(tensors), companions)

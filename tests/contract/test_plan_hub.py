@@ -36,8 +36,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 def large() -> dict[str, bytes]:
     """A checkpoint of one file, 16 MB of weights."""
-    tree = checkpoints.tree()
-    weights = {"model.embed_tokens.weight": ("BF16", (ROWS, 256), bytes(ROWS * 512))}
+    tree = checkpoints.tree(**{"config.json": checkpoints.config(vocab_size=ROWS, tie_word_embeddings=True)})
+    weights = {
+        "model.embed_tokens.weight": ("BF16", (ROWS, 256), bytes(ROWS * 512)),
+        "model.norm.weight": ("BF16", (256,), bytes(512)),
+    }
     kept = {name: content for name, content in tree.items() if not name.endswith(("safetensors", "index.json"))}
     return {**kept, "model.safetensors": checkpoints.safetensors(weights)}
 
@@ -46,7 +49,7 @@ def test_header_bytes_and_nothing_more(server: Hub, tmp_path: Path) -> None:
     tree = large()
     commit = server.add(NAME, tree).branches["main"]
     found = read.model(f"hf://{NAME}")
-    assert found.parameters == ROWS * 256
+    assert found.parameters == ROWS * 256 + 256
     assert found.companion_bytes == sum(len(tree[name]) for name in ("tokenizer.json", "tokenizer_config.json"))
     asked = [seen.headers.get("range") for seen in server.seen if "/cdn/" in seen.path and seen.method == "GET"]
     length = int.from_bytes(tree["model.safetensors"][:8], "little")
@@ -64,6 +67,12 @@ def test_shards_are_read_through_their_index(server: Hub, tmp_path: Path) -> Non
     assert (found.weights, found.companion_bytes) == (local.weights, local.companion_bytes)
 
 
+def test_weights_that_are_not_the_architectures_are_refused_by_name(server: Hub) -> None:
+    server.add(NAME, checkpoints.tree(**{"config.json": checkpoints.config(num_hidden_layers=1)}))
+    with pytest.raises(CheckpointError, match=r"9 tensors missing \(model.layers.0.input_layernorm.weight, "):
+        read.model(f"hf://{NAME}")
+
+
 def test_what_names_no_repository_is_refused_in_the_words_of_obtaining_it(server: Hub) -> None:
     for source in ("hf://large", f"hf://{NAME}/more@main"):
         with pytest.raises(CheckpointError, match="names no repository; expected hf://org/name"):
@@ -78,7 +87,7 @@ def test_a_server_without_ranges_is_refused_rather_than_drained(server: Hub) -> 
 
 
 def test_a_repository_without_weights_is_counted_or_refused(server: Hub) -> None:
-    kept = {"config.json": checkpoints.config(model_type="rwkv")}
+    kept = {"config.json": checkpoints.config(model_type="no_such")}
     server.add(NAME, kept)
-    with pytest.raises(CheckpointError, match="parameters of rwkv cannot be counted"):
+    with pytest.raises(CheckpointError, match="no causal language model of the model_type no_such"):
         read.model(f"hf://{NAME}")

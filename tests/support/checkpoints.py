@@ -52,6 +52,7 @@ def config(**changes: Any) -> bytes:
         "model_type": "llama",
         "vocab_size": VOCABULARY,
         "hidden_size": 256,
+        "num_hidden_layers": 0,
         "max_position_embeddings": 512,
         **changes,
     }

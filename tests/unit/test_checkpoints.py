@@ -13,14 +13,14 @@ import pytest
 
 from pipeline import digests
 from pipeline.checkpoints.check import check
-from pipeline.checkpoints.config import eos_ids
+from pipeline.checkpoints.config import context_tokens, eos_ids, vocabulary_size
 from pipeline.checkpoints.link import ensure, link
 from pipeline.checkpoints.obtain import Obtained, obtain
 from pipeline.checkpoints.weights import BLOCK_BYTES, read_header, read_through
 from pipeline.errors import CheckpointError
 from pipeline.records import Checkpoint
 from tests.support import checkpoints
-from tests.support.checkpoints import VOCABULARY, numbers, safetensors
+from tests.support.checkpoints import VOCABULARY, Tensors, numbers, safetensors
 
 FIRST = "model-00001-of-00002.safetensors"
 SECOND = "model-00002-of-00002.safetensors"
@@ -42,17 +42,13 @@ def checked(folder: Path, refusals: Callable[[Mapping[str, Any]], dict[str, str 
     return check(obtain(str(folder), None), "models/small", refusals)
 
 
-def single(dtype: str, raw: bytes) -> Files:
-    """A checkpoint in one file, whose last tensor is the given one."""
-    count = len(raw) // {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}.get(dtype, 1)
-    tensors = {"embed_tokens.weight": numbers("BF16", VOCABULARY, 8), "norm.weight": (dtype, (count,), raw)}
-    sharded = (FIRST, SECOND, INDEX)
-    files = {name: content for name, content in checkpoints.tree().items() if name not in sharded}
-    return {**files, "model.safetensors": safetensors(tensors)}
-
-
 def without(*names: str) -> Files:
     return {name: content for name, content in checkpoints.tree().items() if name not in names}
+
+
+def last() -> Tensors:
+    """The tensors of the second shard."""
+    return {"model.norm.weight": numbers("F32", 256, seed=1), "lm_head.weight": numbers("BF16", VOCABULARY, 256)}
 
 
 def test_a_sound_one(tmp_path: Path) -> None:
@@ -85,10 +81,9 @@ def test_context_from_the_architecture_where_config_is_silent(tmp_path: Path) ->
 
 
 def test_nested_text_config(tmp_path: Path) -> None:
-    nested = {"vocab_size": VOCABULARY, "max_position_embeddings": 77}
-    config = checkpoints.config(text_config=nested, vocab_size=None, max_position_embeddings=None)
-    record = checked(checkpoints.write(tmp_path / "small", checkpoints.tree(**{"config.json": config})))
-    assert (record.vocabulary_size, record.context_tokens) == (VOCABULARY, 77)
+    config = {"text_config": {"vocab_size": VOCABULARY, "max_position_embeddings": 77}}
+    assert vocabulary_size(config, "models/small") == VOCABULARY
+    assert context_tokens(config, tmp_path, "models/small") == 77
 
 
 @pytest.mark.parametrize(
@@ -127,6 +122,14 @@ def test_what_ends_an_answer(
         (checkpoints.tree(**{"config.json": checkpoints.config(architectures=None)}), "names no architectures"),
         (checkpoints.tree(**{"config.json": checkpoints.config(vocab_size="32")}), "vocab_size is '32'"),
         (checkpoints.tree(**{"config.json": checkpoints.config(quantization_config={})}), "already quantized"),
+        (
+            checkpoints.tree(**{SECOND: safetensors({"lm_head.weight": numbers("BF16", VOCABULARY, 256)})}),
+            "places tensor model.norm.weight in",
+        ),
+        (
+            checkpoints.tree(**{SECOND: safetensors({**last(), "extra": numbers("BF16", 2)})}),
+            "tensor extra is in model-00002-of-00002.safetensors, and model.safetensors.index.json does not name it",
+        ),
         (checkpoints.tree(**{"config.json": checkpoints.config(vocab_size=40)}), "vocab_size 40, the embedding has 32"),
         (without("tokenizer.json"), "has no tokenizer"),
         (checkpoints.tree(**{"tokenizer.json": b"{}"}), "tokenizer cannot be opened"),
@@ -244,19 +247,31 @@ def test_nan_and_inf(tmp_path: Path, dtype: str, kind: str, largest: int, smalle
     """At the last element, and at the very border: the largest finite number passes, the next pattern does not."""
     values = np.zeros(1001, dtype=kind)
     values[-1] = largest
-    fine = checkpoints.write(tmp_path / "fine", single(dtype, values.tobytes()))
-    assert checked(fine).parameters == VOCABULARY * 8 + 1001
-    for name, bad in (("inf", smallest_bad), ("nan", negative)):
+    assert first_bad(tmp_path, dtype, values.tobytes()) is None
+    for bad in (smallest_bad, negative):
         values[-1] = bad
-        folder = checkpoints.write(tmp_path / name, single(dtype, values.tobytes()))
-        with pytest.raises(
-            CheckpointError, match=rf"model\.safetensors: tensor norm\.weight \({dtype}\) holds NaN or Inf"
-        ):
-            checked(folder)
+        assert first_bad(tmp_path, dtype, values.tobytes()) == "w"
+
+
+def first_bad(folder: Path, dtype: str, raw: bytes) -> str | None:
+    """Return the tensor that holds NaN or Inf, of a file with one sound tensor and one of these bytes."""
+    count = len(raw) // {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}.get(dtype, 1)
+    path = folder / "model.safetensors"
+    path.write_bytes(safetensors({"sound": numbers("BF16", VOCABULARY, 8), "w": (dtype, (count,), raw)}))
+    _, found = read_through(path, read_header(path, "x"), "x", lambda _: None)
+    return None if found is None else found.name
+
+
+def test_nan_and_inf_are_refused_by_name(tmp_path: Path) -> None:
+    raw = np.full(256, 0x7FC0, dtype="<u2").tobytes()
+    damaged = {"model.norm.weight": ("BF16", (256,), raw), "lm_head.weight": numbers("BF16", VOCABULARY, 256)}
+    folder = checkpoints.write(tmp_path / "small", checkpoints.tree(**{SECOND: safetensors(damaged)}))
+    with pytest.raises(CheckpointError, match=r"tensor model\.norm\.weight \(BF16\) holds NaN or Inf"):
+        checked(folder)
 
 
 def test_integers_have_no_nan(tmp_path: Path) -> None:
-    assert checked(checkpoints.write(tmp_path / "small", single("U8", b"\xff" * 64))).parameters == VOCABULARY * 8 + 64
+    assert first_bad(tmp_path, "U8", b"\xff" * 64) is None
 
 
 def test_nan_beyond_the_first_block(tmp_path: Path) -> None:

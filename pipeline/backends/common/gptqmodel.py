@@ -57,7 +57,7 @@ def refusal(config: Mapping[str, Any], group_size: int, group_sizes: Sequence[in
     """
     model_type = config.get("model_type", "none")
     for part in ("vision_config", "audio_config"):
-        if part in config:
+        if config.get(part) is not None:
             return f"{model_type} has a {part}; only text models are quantized"
     if key := next((key for key in EXPERT_COUNTS if config.get(key)), None):
         return (

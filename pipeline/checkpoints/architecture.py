@@ -1,0 +1,123 @@
+"""What an architecture's own class in transformers makes of config.json and of names, types and shapes of tensors.
+
+It is created on torch's meta device, without memory for its weights, and none is read. Importing torch and the class
+takes seconds, everything else a fraction of one.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.checkpoints import layout, libraries
+from pipeline.checkpoints.weights import NAMES, Entry
+from pipeline.errors import CheckpointError
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+"""Types of weights that are not quantized, as safetensors calls them."""
+
+DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+"""As config.json and as safetensors call them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Differences:
+    """What loading a checkpoint would report."""
+
+    missing: tuple[str, ...]
+    """Parameters that no tensor fills: transformers would fill them with random numbers, and say so in a log."""
+    unexpected: tuple[str, ...]
+    """Tensors that no parameter takes; those that the class knows as leftovers are not among them."""
+    misshapen: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+    """Name, stored shape, and the shape that the class wants."""
+
+    def __bool__(self) -> bool:
+        """Tell whether there are any."""
+        return bool(self.missing or self.unexpected or self.misshapen)
+
+
+def tensors(config: Mapping[str, Any], source: str) -> tuple[Entry, ...]:
+    """Return the tensors that files of the text part of such a model hold, without a place in a file.
+
+    CheckpointError for a model type that transformers has no causal language model of.
+    """
+    text = layout.text_config(config)
+    dtype = str(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype"))
+    with _created(text, dtype if dtype in DTYPES else "bfloat16", source) as model:
+        from transformers.core_model_loading import revert_weight_conversion
+
+        once = {id(tensor): (name, tensor) for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
+        stored = revert_weight_conversion(model, dict(reversed(once.values())))
+    kinds = {name: DTYPES[str(one.dtype).removeprefix("torch.")] for name, one in stored.items()}
+    return tuple(Entry(name, kinds[name], tuple(one.shape), 0, 0) for name, one in stored.items())
+
+
+def differences(config: Mapping[str, Any], entries: Iterable[Entry], source: str) -> Differences:
+    """Have transformers load tensors of these names and shapes, and return what it reports.
+
+    Prefixes, older names, joined experts and tied heads are its own affair, as when the reference is loaded.
+    """
+    import torch
+
+    with _created(config, "bfloat16", source) as model:
+        kinds = {entry.dtype: getattr(torch, NAMES.get(entry.dtype, "uint8")) for entry in entries}
+        state = {one.name: torch.empty(one.shape, dtype=kinds[one.dtype], device="meta") for one in entries}
+        _, found = type(model).from_pretrained(
+            None,
+            config=model.config,
+            state_dict=state,
+            device_map={"": "meta"},
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    return Differences(
+        missing=tuple(sorted(found["missing_keys"])),
+        unexpected=tuple(sorted(found["unexpected_keys"])),
+        misshapen=tuple(sorted((name, tuple(here), tuple(wanted)) for name, here, wanted in found["mismatched_keys"])),
+    )
+
+
+@contextlib.contextmanager
+def _created(config: Mapping[str, Any], dtype: str, source: str) -> Iterator[Any]:
+    """Give the model; what goes wrong in the block is said to be config.json's fault."""
+    family = str(config.get("model_type"))
+    with _silence():
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise CheckpointError(
+                f"{source}: transformers has no causal language model of the model_type {family}, and without one "
+                "there is nothing to compare artifacts with; name another checkpoint"
+            )
+        settings = {key: value for key, value in config.items() if key != "model_type"}
+        try:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(
+                    AutoConfig.for_model(family, **settings), dtype=getattr(torch, dtype)
+                )
+            yield model
+        except Exception as error:  # whatever a configuration class or a layer makes of a wrong value
+            raise CheckpointError(
+                f"{source}: transformers cannot make a {family} of this {layout.CONFIG}: {error}"
+            ) from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep transformers from remarks and bars; what it cannot take, it raises."""
+    libraries.hush()
+    from transformers.utils import logging as transformers_logging
+
+    logger = logging.getLogger("transformers")
+    level, bars = logger.level, transformers_logging.is_progress_bar_enabled()
+    logger.setLevel(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

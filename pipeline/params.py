@@ -237,6 +237,21 @@ class Params(Record):
         return compute.here(self.threads, self.device)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that a mapping has twice, of which YAML's own loader keeps the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping."""
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            name = key.value
+            if name in lines and key.tag != "tag:yaml.org,2002:merge":
+                told = f"{name} is there twice, in lines {lines[name]} and {key.start_mark.line + 1}"
+                raise yaml.constructor.ConstructorError(problem=told)
+            lines[name] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path = PATH) -> Params:
     """Read and check params.yaml; ParamsError as in `check`."""
     try:
@@ -251,7 +266,7 @@ def load(path: Path = PATH) -> Params:
 def check(text: str, where: str) -> Params:
     """Parse the text of a params.yaml. ParamsError names each bad key, what was found, and the nearest known key."""
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ParamsError(f"{where}: not YAML: {error}") from error
     if not isinstance(raw, dict):

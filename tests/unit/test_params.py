@@ -79,6 +79,15 @@ def test_a_file_that_is_no_mapping_or_missing(tmp_path: Path) -> None:
         params.load(tmp_path / "none.yaml")
 
 
+def test_an_artifact_named_twice_is_refused_with_both_lines(tmp_path: Path) -> None:
+    lines = (ROOT / "params.yaml").read_text().splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("  gguf-f16:"))
+    path = tmp_path / "params.yaml"
+    path.write_text("\n".join([*lines[:at], lines[at], *lines[at:]]))
+    with pytest.raises(ParamsError, match=rf"gguf-f16 is there twice, in lines {at + 1} and {at + 2}"):
+        params.load(path)
+
+
 def test_validation_and_help_import_no_model_library() -> None:
     """torch alone takes over a second to import."""
     program = (

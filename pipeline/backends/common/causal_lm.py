@@ -298,10 +298,28 @@ def load(folder: Path, dtype: str, compute: Compute) -> CausalLMRunner:
     """
     place = device.prepare(compute)
     with quiet():
-        model = cast(Any, AutoModelForCausalLM).from_pretrained(
-            folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
+        model, info = cast(Any, AutoModelForCausalLM).from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            attn_implementation="sdpa",
+            local_files_only=True,
+            output_loading_info=True,
         )
+    require_whole(info, folder)
     return CausalLMRunner(model.to(place))
+
+
+def require_whole(info: Mapping[str, Any], folder: Path) -> None:
+    """Raise MeasurementError where transformers' report on a loading says that weights and model differ.
+
+    It fills what it does not find with random numbers, and only logs it.
+    """
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(str(name) for name in info[what]):
+            raise MeasurementError(
+                f"{folder}: transformers reports {len(names)} {what.replace('_', ' ')}, {names[0]} the first; "
+                "its weights do not fit the model that config.json describes"
+            )
 
 
 def _stored(tensor: torch.Tensor) -> Hidden:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from evals.runner import Runner
 from pipeline.backends.common import device
-from pipeline.backends.common.causal_lm import CausalLMRunner, quiet
+from pipeline.backends.common.causal_lm import CausalLMRunner, quiet, require_whole
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 
@@ -48,13 +48,7 @@ def runner(artifact: Path, compute: Compute, settings: Any) -> Iterator[Runner]:
             )
         except Exception as error:  # every library below raises its own kinds
             raise MeasurementError(f"{artifact}: cannot be loaded ({_first_line(error)}); build it again") from error
-    # transformers fills what it does not find with random numbers, and only logs it.
-    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(str(name) for name in info[what]):
-            raise MeasurementError(
-                f"{artifact}: transformers reports {len(names)} {what.replace('_', ' ')}, {names[0]} the first; "
-                "its weights do not fit the model that config.json describes"
-            )
+    require_whole(info, artifact)
     yield CausalLMRunner(model)
 
 

@@ -14,7 +14,7 @@ def add(commands: Commands) -> None:
     about = "hf://org/name, or a folder"
     completed(parser.add_argument("--checkpoint", required=True, metavar="SOURCE", help=about), FOLDER)
     parser.add_argument("--revision", help="branch, tag or commit of an hf:// checkpoint")
-    about = "bring this folder's dvc.yaml, pins and CI files to the installed version, and say what will run again"
+    about = "bring this folder's dvc.yaml and pins to the installed version, and say what will run again"
     command(commands, "upgrade", about, _upgrade)
     about = "merge a profile into params.yaml, as `nvidia` for what GPUs add"
     command(commands, "profile", about, _profile).add_argument("name")

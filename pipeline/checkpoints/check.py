@@ -27,7 +27,7 @@ def check(obtained: Obtained, source: str, refusals: Refusals) -> Checkpoint:
     weights.check_names(headers, index, source)
     entries = [entry for shard in shards for entry in headers[shard]]
     size = config.vocabulary_size(settings, source)
-    vocabulary.check(folder, entries, size, source)
+    end = vocabulary.check(folder, entries, size, source)
     match.check(settings, names, entries, source)
     context = config.context_tokens(settings, folder, source)
     files = _read(obtained, headers, layout.side_files(names), source)
@@ -39,7 +39,7 @@ def check(obtained: Obtained, source: str, refusals: Refusals) -> Checkpoint:
         parameters=sum(entry.parameters for entry in entries),
         vocabulary_size=size,
         context_tokens=context,
-        end_ids=config.eos_ids(settings, folder, source),
+        end_ids=tuple(dict.fromkeys((*config.eos_ids(settings, folder, source), *([] if end is None else [end])))),
         files=files,
         digest=digests.of_files(files),
     )

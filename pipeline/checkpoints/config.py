@@ -1,5 +1,6 @@
 """What config.json must say, before a byte of the weights is looked at or downloaded."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -88,16 +89,19 @@ def context_tokens(config: Mapping[str, Any], folder: Path, source: str) -> int:
 
 
 def eos_ids(config: Mapping[str, Any], folder: Path, source: str) -> tuple[int, ...]:
-    """Return the tokens that end an answer: generation_config.json's, else config.json's, else none."""
+    """Return the tokens that end an answer: generation_config.json's and config.json's; the tokenizer's is one as well.
+
+    The files of fine-tuned models often differ: one has the base model's end, another that of a turn.
+    """
     path = folder / "generation_config.json"
     generation = layout.read_json(path, source) if path.is_file() else {}
     stated = (part.get("eos_token_id") for part in (generation, config, layout.text_config(config)))
-    found = next((ids for ids in stated if ids is not None), ())
-    return (found,) if isinstance(found, int) else tuple(found)
+    found = ([ids] if isinstance(ids, int) else ids or () for ids in stated)
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(found)))
 
 
 def _refuse_code(value: Mapping[str, Any], name: str, source: str) -> None:
-    if value.get("auto_map") or layout.text_config(value).get("auto_map"):
+    if any(part.get("auto_map") is not None for part in (value, layout.text_config(value))):
         raise CheckpointError(
             f"{source}: {name} has auto_map: it wants Python code of its own to be run, which is never done; if "
             "transformers itself knows this model_type, remove auto_map in a copy of the folder and name that copy"

@@ -15,8 +15,11 @@ FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece
 """One of these holds the vocabulary."""
 
 
-def check(folder: Path, entries: Iterable[Entry], size: int, source: str) -> None:
-    """Refuse a tokenizer that is missing, cannot be opened, or gives ids beyond the vocabulary of `size`."""
+def check(folder: Path, entries: Iterable[Entry], size: int, source: str) -> int | None:
+    """Refuse a tokenizer that is missing, cannot be opened, or gives ids beyond the vocabulary of `size`.
+
+    Return the token with which it ends a text, if it has one.
+    """
     rows = {entry.shape[0] for entry in entries if entry.name.endswith(EMBEDDINGS) and len(entry.shape) == 2}
     if rows and size not in rows:
         raise CheckpointError(
@@ -25,7 +28,8 @@ def check(folder: Path, entries: Iterable[Entry], size: int, source: str) -> Non
         )
     if not any((folder / name).is_file() for name in FILES):
         raise CheckpointError(f"{source}: has no tokenizer; expected one of {', '.join(FILES)}")
-    ids: dict[str, int] = _load(folder, source).get_vocab()  # added tokens included
+    loaded = _load(folder, source)
+    ids: dict[str, int] = loaded.get_vocab()  # added tokens included
     if not ids:
         raise CheckpointError(f"{source}: its tokenizer has an empty vocabulary")
     text, highest = max(ids.items(), key=lambda item: item[1])
@@ -34,6 +38,7 @@ def check(folder: Path, entries: Iterable[Entry], size: int, source: str) -> Non
             f"{source}: its tokenizer gives id {highest} for {text!r}, the vocabulary ends at {size - 1}; the "
             "tokenizer is of another model, or the embedding was not resized after tokens were added"
         )
+    return None if loaded.eos_token_id is None else int(loaded.eos_token_id)
 
 
 def _load(folder: Path, source: str) -> Any:

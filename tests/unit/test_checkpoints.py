@@ -90,7 +90,8 @@ def test_nested_text_config(tmp_path: Path) -> None:
     ("config", "generation", "ends"),
     [
         ({"eos_token_id": 2}, None, (2,)),
-        ({"eos_token_id": 2}, {"eos_token_id": [3, 0]}, (3, 0)),
+        ({"eos_token_id": 2}, {"eos_token_id": [3, 0]}, (3, 0, 2)),
+        ({"eos_token_id": [2, 3]}, {"eos_token_id": 2}, (2, 3)),
         ({"eos_token_id": 2}, {"temperature": 0.6}, (2,)),
         ({"eos_token_id": 2}, {"eos_token_id": None}, (2,)),
         ({"text_config": {"eos_token_id": 0}}, None, (0,)),

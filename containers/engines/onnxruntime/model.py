@@ -28,7 +28,7 @@ class OnnxModel:
             capacity = min(context_tokens, decoder.context_tokens)
             self.slots = GrowingSlots(decoder, slots)
         known = () if self.text.eos_id is None else (self.text.eos_id,)
-        eos_ids = decoder.eos_ids or known
+        eos_ids = (*decoder.eos_ids, *known)
         self.eos_ids = frozenset(eos_ids)
         self.facts = Facts(
             runtime=runner.settings["runtime"],

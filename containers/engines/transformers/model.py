@@ -23,7 +23,7 @@ class TransformersModel:
         self.text = Text(artifact)
         self.piece = self.text.piece
         known = () if self.text.eos_id is None else (self.text.eos_id,)
-        ends = checkpoint_config.eos_ids(config, artifact, str(artifact)) or known
+        ends = (*checkpoint_config.eos_ids(config, artifact, str(artifact)), *known)
         self.eos_ids = frozenset(ends)
         self.facts = Facts(
             runtime=_runtime(model, runner),

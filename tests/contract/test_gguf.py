@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
 
 from evals.runner import Ids
 from evals.windows import Windows
@@ -101,6 +102,25 @@ def artifacts(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def recipe(quantization: str) -> Gguf:
     return Gguf.model_validate({"backend": "gguf", "quantization": quantization})
+
+
+def test_a_weight_beyond_float16_is_named(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toolchain: LlamaCpp
+) -> None:
+    """In the embedding of a token that no text has: nothing else would show it."""
+    checkpoint = shutil.copytree(model.checkpoint, tmp_path / "checkpoint")
+    tensors = {name: tensor.float() for name, tensor in load_file(checkpoint / "model.safetensors").items()}
+    tensors["model.embed_tokens.weight"][3, 5] = -1e5
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.chdir(tmp_path)
+    for quantization in ("F16", "Q8_0", "BF16"):
+        out = tmp_path / quantization
+        out.mkdir()
+        if quantization == "F16":
+            with pytest.raises(BuildError, match=r"F16 cannot hold token_embd.weight, whose largest value is 100000: "):
+                recipe(quantization).build(checkpoint, model.corpus, out, Compute(threads=2))
+        else:
+            recipe(quantization).build(checkpoint, model.corpus, out, Compute(threads=2))
 
 
 def reference(model: Model) -> Any:

@@ -13,6 +13,11 @@ from pipeline.compute import Compute
 from pipeline.errors import BuildError
 from pipeline.toolchains import llama_cpp
 
+INVALID = "quantized data validation failed"
+"""What llama-quantize says of a tensor in which it wrote NaN or infinity."""
+
+FLOAT16_MAX = 65504.0
+
 TENSORS = processes.count(r"\[ *(\d+)/ *(\d+)\]")
 """How llama-quantize numbers its lines."""
 
@@ -33,11 +38,33 @@ def build(recipe: GgufRecipe, checkpoint: Path, corpus: Path, out: Path, compute
             work = matrix.parent
             command += ["--imatrix", matrix.name]
         command += [folder / source.HEADER, target, recipe.quantization, str(compute.threads)]
-        output = processes.run(command, what=f"llama-quantize {recipe.quantization}", cwd=work, progress=TENSORS)
+        try:
+            output = processes.run(command, what=f"llama-quantize {recipe.quantization}", cwd=work, progress=TENSORS)
+        except BuildError as error:
+            if INVALID in str(error) and (beyond := _beyond_float16(folder / source.TENSORS)) is not None:
+                name, value = beyond
+                raise BuildError(
+                    f"{recipe.quantization} cannot hold {name}, whose largest value is {value:g}: float16 ends at "
+                    f"{FLOAT16_MAX:g}; use BF16, or Q8_0, whose scales reach further"
+                ) from error
+            raise
     if not target.exists():
         raise BuildError(f"llama-quantize {recipe.quantization} ended well but wrote no {target.name}")
     tools = {"llama-cpp-python": toolchain.version, "transformers": importlib.metadata.version("transformers")}
     return Built(tools=tools, notes=notes(output))
+
+
+def _beyond_float16(model: Path) -> tuple[str, float] | None:
+    """Return the tensor with the largest value, and that value, if float16 has none so large."""
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    found = {}
+    for tensor in GGUFReader(model).tensors:
+        values = dequantize(tensor.data, tensor.tensor_type)
+        found[tensor.name] = float(max(values.max(), -values.min()))
+    name = max(found, key=found.__getitem__)
+    return (name, found[name]) if found[name] > FLOAT16_MAX else None
 
 
 def notes(output: str) -> tuple[str, ...]:

@@ -27,8 +27,8 @@ def check(obtained: Obtained, source: str, refusals: Refusals) -> Checkpoint:
     weights.check_names(headers, index, source)
     entries = [entry for shard in shards for entry in headers[shard]]
     size = config.vocabulary_size(settings, source)
-    end = vocabulary.check(folder, entries, size, source)
-    match.check(settings, names, entries, source)
+    match.check(settings, names, entries, source)  # before a tokenizer is opened, which may hide torch from here on
+    end = vocabulary.check(folder, size, source)
     context = config.context_tokens(settings, folder, source)
     files = _read(obtained, headers, layout.side_files(names), source)
     return Checkpoint(

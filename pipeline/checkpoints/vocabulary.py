@@ -1,31 +1,20 @@
-"""The tokenizer against the embedding: every id that text can give must have a row."""
+"""The tokenizer against the vocabulary: every id that text can give must have a row of the embedding."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoints import tokenizer
-from pipeline.checkpoints.weights import Entry
 from pipeline.errors import CheckpointError
-
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
-"""How architectures name the table that token ids index."""
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
 """One of these holds the vocabulary."""
 
 
-def check(folder: Path, entries: Iterable[Entry], size: int, source: str) -> int | None:
+def check(folder: Path, size: int, source: str) -> int | None:
     """Refuse a tokenizer that is missing, cannot be opened, or gives ids beyond the vocabulary of `size`.
 
     Return the token with which it ends a text, if it has one.
     """
-    rows = {entry.shape[0] for entry in entries if entry.name.endswith(EMBEDDINGS) and len(entry.shape) == 2}
-    if rows and size not in rows:
-        raise CheckpointError(
-            f"{source}: config.json says vocab_size {size}, the embedding has {max(rows)} rows; config.json and "
-            "weights are of different versions: download both again"
-        )
     if not any((folder / name).is_file() for name in FILES):
         raise CheckpointError(f"{source}: has no tokenizer; expected one of {', '.join(FILES)}")
     loaded = _load(folder, source)

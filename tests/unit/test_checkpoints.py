@@ -131,7 +131,10 @@ def test_what_ends_an_answer(
             checkpoints.tree(**{SECOND: safetensors({**last(), "extra": numbers("BF16", 2)})}),
             "tensor extra is in model-00002-of-00002.safetensors, and model.safetensors.index.json does not name it",
         ),
-        (checkpoints.tree(**{"config.json": checkpoints.config(vocab_size=40)}), "vocab_size 40, the embedding has 32"),
+        (
+            checkpoints.tree(**{"config.json": checkpoints.config(vocab_size=40)}),
+            r"embed_tokens.weight \[32, 256\], expected \[40, 256\]",
+        ),
         (without("tokenizer.json"), "has no tokenizer"),
         (checkpoints.tree(**{"tokenizer.json": b"{}"}), "tokenizer cannot be opened"),
         (checkpoints.tree(**checkpoints.tokenizer(33)), "gives id 32 for 'w32', the vocabulary ends at 31"),

@@ -244,8 +244,8 @@ class _Loader(yaml.SafeLoader):
         """Build a mapping."""
         lines: dict[Any, int] = {}
         for key, _ in node.value:
-            name = key.value
-            if name in lines and key.tag != "tag:yaml.org,2002:merge":
+            name = key.value if isinstance(key, yaml.ScalarNode) else None  # no other key is one of ours
+            if name is not None and name in lines and key.tag != "tag:yaml.org,2002:merge":
                 told = f"{name} is there twice, in lines {lines[name]} and {key.start_mark.line + 1}"
                 raise yaml.constructor.ConstructorError(problem=told)
             lines[name] = key.start_mark.line + 1

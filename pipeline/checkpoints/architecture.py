@@ -4,21 +4,20 @@ It is created on torch's meta device, without memory for its weights, and none i
 takes seconds, everything else a fraction of one.
 """
 
-import contextlib
-import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.checkpoints import layout, libraries
+from pipeline.checkpoints import layout
+from pipeline.checkpoints.libraries import quiet
 from pipeline.checkpoints.weights import NAMES, Entry
 from pipeline.errors import CheckpointError
 
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Types of weights that are not quantized, as safetensors calls them."""
 
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""As config.json and as safetensors call them."""
+STORED = {NAMES[kind]: kind for kind in FLOATS}
+"""The same by the names that config.json and torch have for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,12 +43,13 @@ def tensors(config: Mapping[str, Any], source: str) -> tuple[Entry, ...]:
     """
     text = layout.text_config(config)
     dtype = str(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype"))
-    with _created(text, dtype if dtype in DTYPES else "bfloat16", source) as model:
+    with quiet():
         from transformers.core_model_loading import revert_weight_conversion
 
+        model = _created(text, dtype if dtype in STORED else "bfloat16", source)
         once = {id(tensor): (name, tensor) for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
         stored = revert_weight_conversion(model, dict(reversed(once.values())))
-    kinds = {name: DTYPES[str(one.dtype).removeprefix("torch.")] for name, one in stored.items()}
+    kinds = {name: STORED[str(one.dtype).removeprefix("torch.")] for name, one in stored.items()}
     return tuple(Entry(name, kinds[name], tuple(one.shape), 0, 0) for name, one in stored.items())
 
 
@@ -60,7 +60,8 @@ def differences(config: Mapping[str, Any], entries: Iterable[Entry], source: str
     """
     import torch
 
-    with _created(config, "bfloat16", source) as model:
+    with quiet():
+        model = _created(config, "bfloat16", source)
         kinds = {entry.dtype: getattr(torch, NAMES.get(entry.dtype, "uint8")) for entry in entries}
         state = {one.name: torch.empty(one.shape, dtype=kinds[one.dtype], device="meta") for one in entries}
         _, found = type(model).from_pretrained(
@@ -78,46 +79,27 @@ def differences(config: Mapping[str, Any], entries: Iterable[Entry], source: str
     )
 
 
-@contextlib.contextmanager
-def _created(config: Mapping[str, Any], dtype: str, source: str) -> Iterator[Any]:
-    """Give the model; what goes wrong in the block is said to be config.json's fault."""
+def _created(config: Mapping[str, Any], dtype: str, source: str) -> Any:
+    """Create the model without memory for its weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
     family = str(config.get("model_type"))
-    with _silence():
-        import torch
-        from transformers import AutoConfig, AutoModelForCausalLM
-        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-        if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            raise CheckpointError(
-                f"{source}: transformers has no causal language model of the model_type {family}, and without one "
-                "there is nothing to compare artifacts with; name another checkpoint"
-            )
-        settings = {key: value for key, value in config.items() if key != "model_type"}
-        try:
-            with torch.device("meta"):
-                model = AutoModelForCausalLM.from_config(
-                    AutoConfig.for_model(family, **settings), dtype=getattr(torch, dtype)
-                )
-            yield model
-        except Exception as error:  # whatever a configuration class or a layer makes of a wrong value
-            raise CheckpointError(
-                f"{source}: transformers cannot make a {family} of this {layout.CONFIG}: {error}"
-            ) from error
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep transformers from remarks and bars; what it cannot take, it raises."""
-    libraries.hush()
-    from transformers.utils import logging as transformers_logging
-
-    logger = logging.getLogger("transformers")
-    level, bars = logger.level, transformers_logging.is_progress_bar_enabled()
-    logger.setLevel(logging.CRITICAL)
-    transformers_logging.disable_progress_bar()
+    if family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise CheckpointError(
+            f"{source}: transformers has no causal language model of the model_type {family}, and without one there is "
+            "nothing to compare artifacts with; name another checkpoint"
+        )
+    settings = {key: value for key, value in config.items() if key != "model_type"}
     try:
-        yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(family, **settings), dtype=getattr(torch, dtype)
+            )
+    except ImportError:  # a library is missing here: no fault of the checkpoint
+        raise
+    except Exception as error:  # whatever a configuration class or a layer makes of a wrong value
+        raise CheckpointError(
+            f"{source}: transformers cannot make a {family} of this {layout.CONFIG}: {error}"
+        ) from error

@@ -37,9 +37,9 @@ WAITS = {"ttft_ms": "TTFT", "tpot_ms": "TPOT", "itl_ms": "ITL", "end_to_end_ms":
 
 
 CAPTIONS = {
-    "tradeoff": "Each artifact, with its interval where it has one. Shapes tell the backend; a hollow shape does not "
-    "pass a gate. The dotted line joins those that no other beats on both axes. A label without room is left out; the "
-    "ranking table has the same figures.",
+    "tradeoff": "Each artifact, with its interval where it has one. The shape tells the backend; an artifact with a "
+    "hollow shape does not pass a gate. The dotted line joins the artifacts that no other beats on both axes. A label "
+    "that does not fit is not shown; the ranking table has the same figures.",
     "throughput": "A point for each number of streams, which stands above it; the bar is its interval.",
     "waits": f"A stroke for each raw value (at most {plots.MOST_POINTS} of an artifact, evenly spaced in rank); the "
     "diamond is the median of those shown. Logarithmic where no value is zero.",

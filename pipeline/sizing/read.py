@@ -6,12 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.checkpoints import layout, match
+from pipeline.checkpoints import architecture, layout, match
 from pipeline.checkpoints.config import is_quantized
 from pipeline.checkpoints.obtain import SCHEME, repository
 from pipeline.checkpoints.weights import LENGTH_BYTES, Entry, entries, header_bytes, read_header
 from pipeline.errors import CheckpointError
-from pipeline.sizing import count
 from pipeline.sizing.model import Model, joined
 
 REQUESTS = 8
@@ -64,7 +63,7 @@ def _match(config: Mapping[str, Any], names: Collection[str], entries: Sequence[
 
 def counted(source: str, config: dict[str, Any], companions: int = 0) -> Model:
     """Count from config.json alone; CheckpointError for an architecture whose shapes are not known here."""
-    return Model(source, config, count.weights(config, source), companions, counted=True)
+    return Model(source, config, joined(architecture.tensors(config, source)), companions, counted=True)
 
 
 def _hub(source: str, revision: str | None) -> Model:

@@ -3,9 +3,6 @@
 import contextlib
 import copy
 import functools
-import io
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
-from transformers.utils import logging as transformers_logging
 
 from evals.head import Hidden, Shape, shaped
 from evals.runner import Ids, Logits, Prompt
 from pipeline.backends.common import device
 from pipeline.backends.common.attention import sdpa
+from pipeline.checkpoints.libraries import quiet
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 
@@ -352,20 +349,3 @@ def _array(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
 def _bytes(cache: Any) -> int:
     """Size of one sequence's key-value cache."""
     return sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the loaders' banners off stdout, their warnings and bars off stderr. Errors are raised, not logged."""
-    bars = transformers_logging.is_progress_bar_enabled()
-    level = logging.root.manager.disable
-    transformers_logging.disable_progress_bar()
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)
-        if bars:
-            transformers_logging.enable_progress_bar()

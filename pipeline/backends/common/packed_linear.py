@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from evals.runner import Runner
 from pipeline.backends.common import device
-from pipeline.backends.common.causal_lm import CausalLMRunner, quiet, require_whole
+from pipeline.backends.common.causal_lm import CausalLMRunner, require_whole
+from pipeline.checkpoints.libraries import quiet
 from pipeline.compute import Compute
 from pipeline.errors import MeasurementError
 

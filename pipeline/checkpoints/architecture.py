@@ -4,7 +4,7 @@ It is created on torch's meta device, without memory for its weights, and none i
 takes seconds, everything else a fraction of one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,8 @@ from pipeline.errors import CheckpointError
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 """Types of weights that are not quantized, as safetensors calls them."""
 
-STORED = {NAMES[kind]: kind for kind in FLOATS}
-"""The same by the names that config.json and torch have for them."""
+STORED = {name: kind for kind, name in NAMES.items()} | {"int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
+"""What safetensors calls torch's types, those of counters and masks included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +44,10 @@ def tensors(config: Mapping[str, Any], source: str) -> tuple[Entry, ...]:
     text = layout.text_config(config)
     dtype = str(text.get("dtype") or text.get("torch_dtype") or config.get("torch_dtype"))
     with quiet():
-        from transformers.core_model_loading import revert_weight_conversion
-
-        model = _created(text, dtype if dtype in STORED else "bfloat16", source)
-        once = {id(tensor): (name, tensor) for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
-        stored = revert_weight_conversion(model, dict(reversed(once.values())))
-    kinds = {name: STORED[str(one.dtype).removeprefix("torch.")] for name, one in stored.items()}
-    return tuple(Entry(name, kinds[name], tuple(one.shape), 0, 0) for name, one in stored.items())
+        return _as_stored(_created(text, dtype if STORED.get(dtype) in FLOATS else "bfloat16", source))
 
 
-def differences(config: Mapping[str, Any], entries: Iterable[Entry], source: str) -> Differences:
+def differences(config: Mapping[str, Any], entries: Sequence[Entry], source: str) -> Differences:
     """Have transformers load tensors of these names and shapes, and return what it reports.
 
     Prefixes, older names, joined experts and tied heads are its own affair, as when the reference is loaded.
@@ -64,18 +58,47 @@ def differences(config: Mapping[str, Any], entries: Iterable[Entry], source: str
         model = _created(config, "bfloat16", source)
         kinds = {entry.dtype: getattr(torch, NAMES.get(entry.dtype, "uint8")) for entry in entries}
         state = {one.name: torch.empty(one.shape, dtype=kinds[one.dtype], device="meta") for one in entries}
-        _, found = type(model).from_pretrained(
-            None,
-            config=model.config,
-            state_dict=state,
-            device_map={"": "meta"},
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-        )
+        try:
+            _, found = type(model).from_pretrained(
+                None,
+                config=model.config,
+                state_dict=state,
+                device_map={"": "meta"},
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )
+        except RuntimeError as error:  # experts that cannot be joined; its message names none
+            if by_name := _by_name(_as_stored(model), entries):
+                return by_name
+            raise CheckpointError(f"{source}: transformers cannot load its tensors: {error}") from error
     return Differences(
         missing=tuple(sorted(found["missing_keys"])),
         unexpected=tuple(sorted(found["unexpected_keys"])),
         misshapen=tuple(sorted((name, tuple(here), tuple(wanted)) for name, here, wanted in found["mismatched_keys"])),
+    )
+
+
+def _as_stored(model: Any) -> tuple[Entry, ...]:
+    """Return a model's tensors as files hold them: experts apart, and a tied head once."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    once = {id(tensor): (name, tensor) for name, tensor in reversed(model.state_dict(keep_vars=True).items())}
+    stored = revert_weight_conversion(model, dict(reversed(once.values())))
+    kinds = {name: STORED[str(one.dtype).removeprefix("torch.")] for name, one in stored.items()}
+    return tuple(Entry(name, kinds[name], tuple(one.shape), 0, 0) for name, one in stored.items())
+
+
+def _by_name(expected: Sequence[Entry], entries: Sequence[Entry]) -> Differences:
+    """Compare with what files of this model hold."""
+    here, wanted = ({one.name: one.shape for one in each} for each in (entries, expected))
+    return Differences(
+        missing=tuple(sorted(wanted.keys() - here.keys())),
+        unexpected=tuple(sorted(here.keys() - wanted.keys())),
+        misshapen=tuple(
+            (name, here[name], wanted[name])
+            for name in sorted(here.keys() & wanted.keys())
+            if here[name] != wanted[name]
+        ),
     )
 
 

@@ -92,6 +92,25 @@ def test_what_does_not_is_refused_by_name(change: Change, words: str) -> None:
     assert words in str(refused.value)
 
 
+MIXTRAL = {**LLAMA, "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": 4}
+EXPERT = "model.layers.0.block_sparse_moe.experts.2.w1.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda found: found.pop(EXPERT), f"1 tensor missing ({EXPERT})"),
+        (put(entry(EXPERT, 40, 32)), f"1 tensor of another shape ({EXPERT} [40, 32], expected [48, 32])"),
+    ],
+    ids=["missing", "misshapen"],
+)
+def test_an_expert_that_cannot_be_joined_is_named(change: Change, words: str) -> None:
+    """transformers raises instead of reporting it."""
+    with pytest.raises(CheckpointError) as refused:
+        match.check(MIXTRAL, FILES, stored(MIXTRAL, change), "model")
+    assert words in str(refused.value)
+
+
 def test_mlx_is_known_by_its_settings() -> None:
     config = {**LLAMA, "quantization": {"group_size": 64, "bits": 4}}
     change = put(entry(QUERY, 32, 4, dtype="U32"))
